@@ -1,0 +1,1 @@
+"""What a loss is: Table I, expression trees, the meta-loss network, export."""

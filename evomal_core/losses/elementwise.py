@@ -1,0 +1,171 @@
+"""How a loss meets a batch: the calling convention of every learned loss, and the two derivatives that training needs.
+
+`Elements` is what a loss sees of a batch (METHOD: classification applies M to softmax outputs and one-hot labels, sums over
+the classes and averages over the batch; regression averages). Base training needs `cotangent`, loss optimisation
+`mixed_derivative`; both work for any `nn.Module` called as `loss(prediction, target)`, by autograd, and go through the
+tape for `MetaLoss`.
+"""
+
+from functools import cached_property
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..config import check_choice
+from . import tape
+
+
+class Elements:
+    """Raw outputs `prediction` (B, C) and `target` (class indices (B,), or (B, C) for regression), as a loss sees them.
+
+    Built once a step and shared by all losses of a lockstep. `f`, `y` are (B, C) arrays of namespace `xp`.
+    """
+
+    def __init__(self, prediction: torch.Tensor, target: torch.Tensor, classification: bool):
+        self.prediction, self.target, self.classification = prediction.detach(), target, classification
+        self.xp, self._array = tape.namespace(prediction)
+        self.instances = len(prediction) if classification else prediction.numel()
+
+    @cached_property
+    def f(self):
+        return self._array(torch.softmax(self.prediction, -1) if self.classification else self.prediction)
+
+    @cached_property
+    def y(self):
+        if not self.classification:
+            return self._array(self.target)
+        return self._array(functional.one_hot(self.target, self.prediction.shape[-1]).to(self.prediction.dtype))
+
+    def pull(self, m) -> torch.Tensor:
+        """S m / B: the gradient on the raw outputs from m = dM/df, with S the (symmetric) softmax Jacobian."""
+        return self.as_tensor(self.softmax_product(m) * (1 / self.instances))
+
+    def softmax_product(self, m):
+        if not self.classification:
+            return m
+        weighted = self.f * m
+        return weighted - self.f * weighted.sum(-1)[..., None]
+
+    def as_tensor(self, array) -> torch.Tensor:
+        return torch.as_tensor(array)
+
+
+class ElementwiseLoss(nn.Module):
+    """Base of the losses that act element by element on label and prediction.
+
+    Call it like PyTorch's losses. Classification: logits (B, C) or (C,) and class indices (B,) or (); regression:
+    prediction and target of one shape, usually (B, 1). Half precision is computed in float32.
+
+    Args:
+        classification: softmax, one-hot, sum over the classes, mean over the batch; else mean over all elements.
+        non_negative: softplus on each element's output (section III-B3).
+        reduction: "mean", "sum" or "none", as in PyTorch's losses; "none" gives (B,) or the prediction's shape.
+    """
+
+    def __init__(self, classification: bool = False, non_negative: bool = False, reduction: str = "mean"):
+        super().__init__()
+        self.classification, self.non_negative = classification, non_negative
+        self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
+
+    def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        """M(y, f) for tensors of one shape; differentiable in `f` and in the loss's weights."""
+        raise NotImplementedError
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        self.check(prediction, target)
+        if prediction.dtype in (torch.float16, torch.bfloat16):
+            prediction = prediction.float()
+        if self.classification:
+            y = functional.one_hot(target, prediction.shape[-1]).to(prediction.dtype)  # (B, C)
+            value = self.elementwise(y, torch.softmax(prediction, -1)).sum(-1)  # (B,)
+        else:
+            value = self.elementwise(target.to(prediction.dtype), prediction)  # (B, 1)
+        return value if self.reduction == "none" else getattr(value, self.reduction)()
+
+    def check(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
+        """Raise ValueError where PyTorch would broadcast or misread."""
+        if not prediction.is_floating_point():
+            raise ValueError(f"the prediction must be of a floating type, got {prediction.dtype}")
+        want = prediction.shape[:-1] if self.classification else prediction.shape
+        kind = "class indices" if self.classification else "a target"
+        if self.classification and (target.is_floating_point() or target.dtype == torch.bool or not prediction.ndim):
+            raise ValueError(
+                f"classification takes logits (B, C) and integer class indices (B,), got {tuple(prediction.shape)} and "
+                f"{target.dtype} {tuple(target.shape)}"
+            )
+        if target.shape != want:
+            raise ValueError(
+                f"a prediction of shape {tuple(prediction.shape)} needs {kind} of shape {tuple(want)}, got "
+                f"{tuple(target.shape)}"
+            )
+
+    def to_json(self) -> dict:
+        """What `load_loss` rebuilds the loss from; strict JSON."""
+        raise NotImplementedError
+
+    def save(self, path) -> None:
+        """Write the loss as JSON (no pickle); `load_loss` reads it."""
+        from .export import save_loss
+
+        save_loss(self, path)
+
+
+def taped(loss: nn.Module) -> bool:
+    """Does the loss take its derivatives from the tape?"""
+    return hasattr(loss, "tape") and loss.reduction == "mean"
+
+
+def _squared_error(loss: nn.MSELoss, e: Elements):
+    difference = e.prediction - e.target
+    return (difference * difference).mean(), difference * (2 / e.instances)
+
+
+def _cross_entropy(loss: nn.CrossEntropyLoss, e: Elements):
+    value = functional.nll_loss(torch.log_softmax(e.prediction, -1), e.target)
+    return value, e.as_tensor((e.f - e.y) * (1 / e.instances))
+
+
+def _closed_form(loss: nn.Module):
+    """`cotangent` of PyTorch's two task losses, written out; None for any other loss or option."""
+    if type(loss) is nn.MSELoss and loss.reduction == "mean":
+        return _squared_error
+    if type(loss) is nn.CrossEntropyLoss and loss.reduction == "mean" and not loss.label_smoothing:
+        return _cross_entropy if loss.weight is None and loss.ignore_index < 0 else None
+    return None
+
+
+def cotangent(loss: nn.Module, elements: Elements) -> tuple[torch.Tensor, torch.Tensor]:
+    """(value (), dL/dz (B, C)): the loss of a batch and its gradient on the raw outputs (eq. 5 without the base model)."""
+    if taped(loss):
+        t = loss.tape(elements, order=1)
+        value = elements.as_tensor(t.value.sum() / elements.instances)
+        return value, elements.pull(t.derivative)
+    if closed := _closed_form(loss):
+        return closed(loss, elements)
+    with torch.enable_grad():
+        z = elements.prediction.detach().requires_grad_()
+        value = loss(z, elements.target)
+        return value.detach(), torch.autograd.grad(value, z)[0]
+
+
+def mixed_derivative(loss: nn.Module, elements: Elements, u: torch.Tensor, t: tape.Tape | None = None) -> tuple:
+    """d<dL/dz, u>/dphi, one tensor a parameter of `loss`; `u` (B, C) is a direction on the raw outputs (eq. 9).
+
+    `t`: the loss's tape on the same elements, where it was built before.
+    """
+    if taped(loss):
+        t = t or loss.tape(elements)
+        direction = elements.softmax_product(tape.namespace(u)[1](u) * (1 / elements.instances))
+        gradient = t.gradient(direction)
+        if elements.xp is torch:
+            gradient = torch.stack([torch.as_tensor(g, dtype=u.dtype, device=u.device) for g in gradient])
+        return (torch.as_tensor(gradient, dtype=loss.weights.dtype),)
+    phi = tuple(loss.parameters())
+    with torch.enable_grad():
+        z = elements.prediction.detach().requires_grad_()
+        (v,) = torch.autograd.grad(loss(z, elements.target), z, create_graph=True)
+        if not v.requires_grad:
+            return tuple(torch.zeros_like(p) for p in phi)
+        gradients = torch.autograd.grad((v * u).sum(), phi, allow_unused=True)
+    return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(phi, gradients, strict=True))

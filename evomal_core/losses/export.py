@@ -1,0 +1,115 @@
+"""A loss for people and for files: SymPy, LaTeX, plain Python source, JSON in and out (no pickle, no eval)."""
+
+import json
+import os
+from pathlib import Path
+
+import sympy
+
+from . import expression
+from .meta_network import MetaLoss
+from .primitives import EPSILON, PRIMITIVES
+
+SCHEMA = 1
+KINDS = {"symbolic": MetaLoss}  # kind in a loss file -> class with `from_json`
+MAX_FILE_BYTES = 4_000_000
+Y, F = sympy.symbols("y f", real=True)
+
+
+def to_sympy(loss: MetaLoss, weights: bool = True, epsilon=None, digits: int | None = None) -> sympy.Expr:
+    """SymPy form of a loss's element, for display and simplification. `epsilon` replaces 1e-7, as a symbol for display."""
+    epsilon = sympy.Float(EPSILON) if epsilon is None else epsilon
+    operators = PRIMITIVES[loss.protection]
+    terminals = {"y": Y, "f": F, "1": sympy.Integer(1), "-1": sympy.Integer(-1)}
+    numbers = [sympy.Float(w, digits) if weights and w != 1 else sympy.Integer(1) for w in loss.weights.tolist()]
+    values: list = [None] * len(loss.tree)
+    for i, arguments in reversed(list(enumerate(expression.children(loss.tree)))):
+        name = expression.node_name(loss.tree[i])
+        x = [numbers[c - 1] * values[c] for c in arguments]
+        values[i] = operators[name].sympy(epsilon, *x) if x else terminals[name]
+    return sympy.log(1 + sympy.exp(values[0])) if loss.non_negative else values[0]
+
+
+def to_latex(loss: MetaLoss, weights: bool = True, digits: int = 3) -> str:
+    """LaTeX of `to_sympy`, with eps as a symbol."""
+    form = to_sympy(loss, weights, sympy.Symbol(r"\varepsilon", positive=True), digits)
+    return sympy.latex(form, symbol_names={F: r"f_\theta(x)"})
+
+
+_PYTHON = {
+    **{"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "square": "torch.square({})"},
+    **{"aq": "aq({}, {})", "min": "torch.minimum({}, {})", "max": "torch.maximum({}, {})"},
+    **{name: f"torch.{name}({{}})" for name in ("sign", "abs", "tanh")},
+    **{name: f"torch.{name}(protect({{}}))" for name in ("log", "sqrt")},
+}
+
+
+def to_python(loss: MetaLoss) -> str:
+    """Source of `loss(prediction, target)`, for a project that does not use this package. Compiled from the tree."""
+    weights = loss.weights.tolist()
+    values: list = [""] * len(loss.tree)
+    for i, arguments in reversed(list(enumerate(expression.children(loss.tree)))):
+        name = expression.node_name(loss.tree[i])
+        x = [f"({weights[c - 1]!r} * {values[c]})" for c in arguments]
+        values[i] = _PYTHON[name].format(*x) if x else {"1": "one", "-1": "(-one)"}.get(name, name)
+    inside = f"x.abs().clamp(min={EPSILON})" if loss.protection == "clamp" else f"x.abs() + {EPSILON}"
+    prepare = ["y, f = target, prediction"]
+    if loss.classification:
+        prepare = [
+            "f = torch.softmax(prediction, -1)",
+            "y = torch.nn.functional.one_hot(target, prediction.shape[-1]).to(f.dtype)",
+        ]
+    value = f"torch.nn.functional.softplus({values[0]})" if loss.non_negative else values[0]
+    reduce = (".sum(-1)" if loss.classification else "") + {"none": ""}.get(loss.reduction, f".{loss.reduction}()")
+    lines = [
+        "import torch\n\n",
+        "def protect(x):",
+        f"    return {inside}\n\n",
+        "def aq(a, b):",
+        "    return a / torch.hypot(torch.ones_like(b), b)\n\n",
+        "def loss(prediction, target):",
+        f'    """{loss.tree}"""',
+        *(f"    {line}" for line in prepare),
+        "    one = f.new_ones(())",
+        f"    value = {value}",
+        f"    return (value + torch.zeros_like(f)){reduce}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def save_loss(loss, path) -> None:
+    """Write `loss` as JSON, through a temporary file, so that `path` is never half written."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps({"schema": SCHEMA, **loss.to_json()}, indent=1, allow_nan=False))
+    os.replace(temporary, path)
+
+
+def load_loss(path):
+    """Read a loss file. The file can be refused, but nothing in it is run.
+
+    Raises:
+        ValueError: not a loss file of this schema, or a field that is missing, unknown or out of range.
+    """
+    path = Path(path)
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{path}: a loss file has at most {MAX_FILE_BYTES} bytes, this one {path.stat().st_size}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        return loss_from_json(data)
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{path}: not a loss file of schema {SCHEMA}: {error!r}") from None
+
+
+def loss_from_json(data: dict):
+    """The loss that `to_json` described (with its `schema`)."""
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ValueError(f"expected an object with schema {SCHEMA}, got {str(data)[:80]!r}")
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {str(kind)[:80]!r}")
+    return KINDS[kind].from_json({k: v for k, v in data.items() if k not in ("schema", "kind")})
+
+
+def _refuse(name):
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,129 @@
+"""From tree to trainable network (section III-C, "transitional procedure"; Fig. 2): `MetaLoss`."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..config import check_choice
+from . import expression, tape
+from .elementwise import ElementwiseLoss, Elements
+from .primitives import PRIMITIVES, softplus
+
+
+class MetaLoss(ElementwiseLoss):
+    """The meta-loss network M^T_phi of an expression tree M: the same loss with one trainable weight an edge.
+
+    A node's output is multiplied by the weight of its outgoing edge before the parent reads it, so a tree of n nodes has
+    n - 1 weights; the weight of the edge above node i (prefix order) is `weights[i - 1]`. With all weights 1 the network
+    is the tree. Use it like `nn.CrossEntropyLoss` or `nn.MSELoss`; see `ElementwiseLoss` for shapes and errors.
+
+    Args:
+        tree: a tree, or its expression as text.
+        weights: None for all 1, or n - 1 finite numbers.
+        protection: of log and sqrt, "abs" (|x| + eps) or "clamp" (max(|x|, eps)).
+        classification, non_negative, reduction: as in `ElementwiseLoss`.
+
+    Raises:
+        ValueError: an expression that cannot be read or lacks `y` or `f`, or weights of wrong number.
+    """
+
+    def __init__(
+        self,
+        tree: expression.Tree | str,
+        weights=None,
+        classification: bool = False,
+        non_negative: bool = False,
+        protection: str = "abs",
+        reduction: str = "mean",
+    ):
+        super().__init__(classification, non_negative, reduction)
+        self.tree = expression.parse(tree) if isinstance(tree, str) else tree
+        self.protection = check_choice("protection", protection, PRIMITIVES)
+        names = [expression.node_name(node) for node in self.tree]
+        if missing := {"y", "f"} - set(names):
+            raise ValueError(f"a loss must hold both y and f; {self.tree} lacks {' and '.join(sorted(missing))}")
+        operators = PRIMITIVES[protection]
+        self._children = expression.children(self.tree)
+        self._operators = [operators[name].jet if name in operators else name for name in names]
+        if weights is None:
+            weights = torch.ones(len(names) - 1)
+        weights = torch.as_tensor(weights).detach().clone()
+        weights = weights if weights.is_floating_point() else weights.float()
+        if weights.shape != (len(names) - 1,):
+            raise ValueError(
+                f"{self.tree} has {len(names)} nodes and so {len(names) - 1} weights, got shape {tuple(weights.shape)}"
+            )
+        self.weights = nn.Parameter(weights)
+
+    @classmethod
+    def from_expression(cls, text: str, weights=None, **options) -> "MetaLoss":
+        """Compile an expression such as `"square(sub(y, f))"`; arguments as for the class."""
+        return cls(expression.parse(text), weights, **options)
+
+    def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        weights = self.weights.unbind()
+        one = f.new_ones(())
+        terminals = {"y": y, "f": f, "1": one, "-1": -one}
+        values: list = [None] * len(self.tree)
+        for i in range(len(values) - 1, -1, -1):  # children stand behind their parent
+            arguments = [values[c] * weights[c - 1] for c in self._children[i]]
+            operator = self._operators[i]
+            values[i] = operator(torch, *arguments, order=0)[0] if arguments else terminals[operator]
+        value = values[0] if values[0].dtype == f.dtype else values[0].to(f.dtype)
+        return softplus(torch, value, 0)[0] if self.non_negative else value
+
+    def tape(self, elements: Elements, order: int = 2) -> tape.Tape:
+        """The loss's dual evaluation on a batch; `order=1` for value and derivative alone."""
+        on_cpu = elements.xp is np
+        weights = self.weights.tolist() if on_cpu else self.weights.detach().unbind()
+        program = list(zip(self._operators, self._children, strict=True))
+        return tape.Tape(program, weights, elements.y, elements.f, elements.xp, self.non_negative, order)
+
+    def to_json(self) -> dict:
+        weights = self.weights.tolist()
+        if not all(math.isfinite(w) for w in weights):
+            raise ValueError(f"the loss {self.tree} has non-finite weights and cannot be saved: {weights}")
+        options = {n: getattr(self, n) for n in ("classification", "non_negative", "protection", "reduction")}
+        dtype = str(self.weights.dtype).removeprefix("torch.")
+        return {"kind": "symbolic", "expression": str(self.tree), "weights": weights, "dtype": dtype, **options}
+
+    @classmethod
+    def from_json(cls, data: dict) -> "MetaLoss":
+        data = dict(data)
+        dtype = check_choice("dtype", data.pop("dtype"), ("float32", "float64"))
+        weights = data.pop("weights")
+        if not isinstance(weights, list) or not all(type(w) in (int, float) and math.isfinite(w) for w in weights):
+            raise ValueError("weights must be a list of finite numbers")
+        for name in ("classification", "non_negative"):
+            if type(data[name]) is not bool:
+                raise ValueError(f"{name} must be true or false, got {data[name]!r}")
+        return cls(expression.parse(data.pop("expression")), torch.tensor(weights, dtype=getattr(torch, dtype)), **data)
+
+    def __str__(self) -> str:
+        return str(self.tree)
+
+    def extra_repr(self) -> str:
+        return f"{self.tree}, classification={self.classification}"
+
+    def to_sympy(self, weights: bool = True):
+        """The loss as a SymPy expression of real `y`, `f`; `weights=False` leaves the weights out (all 1)."""
+        from .export import to_sympy
+
+        return to_sympy(self, weights)
+
+    def to_latex(self, weights: bool = True, digits: int = 3) -> str:
+        """The loss as LaTeX, coefficients rounded to `digits` significant digits."""
+        from .export import to_latex
+
+        return to_latex(self, weights, digits)
+
+    def to_python(self) -> str:
+        """Source of a function `loss(prediction, target)` that needs PyTorch alone."""
+        from .export import to_python
+
+        return to_python(self)
+
+    def _repr_latex_(self) -> str:
+        return f"${self.to_latex()}$"

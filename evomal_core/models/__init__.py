@@ -1,0 +1,45 @@
+"""The base models, one file an architecture."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from evomal_core.config import MODELS, check_choice
+from evomal_core.models.allcnnc import allcnnc
+from evomal_core.models.initialisation import initialise
+from evomal_core.models.lenet5 import lenet5
+from evomal_core.models.logistic import logistic
+from evomal_core.models.mlp import mlp
+from evomal_core.models.resnet18 import resnet18
+from evomal_core.tasks.task import Task
+
+__all__ = ["build_model", "initialise"]
+
+# name -> function of (input_shape, outputs); the model's attribute `initialisation` draws its weights
+BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Sequential]] = {
+    "mlp": mlp,
+    "logistic": logistic,
+    "lenet5": lenet5,
+    "allcnnc": allcnnc,
+    "resnet18": resnet18,
+}
+
+
+def build_model(name: str, task: Task) -> nn.Module:
+    """Build a base model for a task: its input shape, outputs, device and dtype; x (B, *input_shape) -> z (B, C).
+
+    The weights are always the same ones; `initialise` draws others. Global generators are left alone.
+
+    Raises:
+        ValueError: an unknown name, or a model that does not take such inputs.
+        NotImplementedError: a model of the paper that this version cannot build yet.
+    """
+    check_choice("model", name, MODELS)
+    if name not in BUILDERS:
+        raise NotImplementedError(f"model {name!r} cannot be built yet; this version builds {', '.join(BUILDERS)}")
+    with torch.random.fork_rng(devices=[]):  # the layers' constructors draw weights, too
+        model = BUILDERS[name](task.input_shape, task.outputs)
+    model = model.to(device=task.device, dtype=task.dtype)
+    initialise(model, torch.Generator().manual_seed(0))
+    return model

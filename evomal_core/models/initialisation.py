@@ -1,0 +1,85 @@
+"""Fresh weights from a generator: the rules of METHOD section 9, and one for anybody's module."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+def initialise(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw fresh weights in place, always in the same order, and reset the buffers of the normalisation layers.
+
+    A module may carry a rule as its attribute `initialisation`, a function of (model, generator), as this package's
+    models do. Without one, the `reset_parameters` of its submodules are called, children before parents.
+
+    Args:
+        model: on any device.
+        generator: of the CPU, so that the weights do not depend on the device. It moves on.
+
+    Raises:
+        ValueError: a weight that no rule reaches, which would stay as it is.
+    """
+    rule = getattr(model, "initialisation", None)
+    if rule is not None:
+        with torch.no_grad():
+            rule(model, generator)
+        return
+    seed = int(torch.randint(2**62, (), generator=generator))
+    on_cpu = all(tensor.device.type == "cpu" for tensor in (*model.parameters(), *model.buffers()))
+    twin = model if on_cpu else copy.deepcopy(model).cpu()
+    # `reset_parameters` draws from the global generator; of the global ones only the CPU's is touched, and put back.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        _reset(twin, type(model).__name__)
+    if twin is not model:
+        model.load_state_dict(twin.state_dict())
+
+
+def _reset(module: nn.Module, name: str, covered: bool = False) -> None:
+    # MultiheadAttention and Transformer call theirs `_reset_parameters`.
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    covered = covered or reset is not None
+    if not covered and next(module.parameters(recurse=False), None) is not None:
+        raise ValueError(
+            f"{name} has weights of its own but no rule to draw them: give {type(module).__name__} a method"
+            " reset_parameters(), or the model an attribute initialisation, a function of (model, generator)"
+        )
+    for child_name, child in module.named_children():
+        _reset(child, f"{name}.{child_name}", covered)
+    if reset is not None:
+        reset()
+
+
+def xavier_uniform(model: nn.Module, generator: torch.Generator) -> None:
+    """Weights U(−a, a) with a = sqrt(6 / (fan in + fan out)); biases 0; BatchNorm weight 1, bias 0."""
+    for weight, fan_in, fan_out in _weights(model):
+        bound = math.sqrt(6.0 / (fan_in + fan_out))
+        _fill(weight, lambda t, a=bound: t.uniform_(-a, a, generator=generator))
+
+
+def kaiming_normal(model: nn.Module, generator: torch.Generator) -> None:
+    """Weights N(0, 2 / fan in); biases 0; BatchNorm weight 1, bias 0."""
+    for weight, fan_in, _ in _weights(model):
+        std = math.sqrt(2.0 / fan_in)
+        _fill(weight, lambda t, s=std: t.normal_(0.0, s, generator=generator))
+
+
+def _weights(model: nn.Module):
+    """Yield (weight, fan in, fan out) of each layer, in the order of `modules()`, and reset what is not drawn."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_parameters()  # draws nothing; resets the running statistics, too
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            if module.bias is not None:
+                module.bias.zero_()
+            field = math.prod(module.weight.shape[2:])  # 1 of Linear
+            yield module.weight, module.weight.shape[1] * field, module.weight.shape[0] * field
+
+
+def _fill(weight: torch.Tensor, draw) -> None:
+    """Draw in place on the CPU, else (or if laid out otherwise) on the CPU and copy: the same numbers everywhere."""
+    if weight.device.type == "cpu" and weight.is_contiguous():
+        draw(weight)
+    else:
+        weight.copy_(draw(torch.empty(weight.shape, dtype=weight.dtype)))

@@ -1,0 +1,188 @@
+"""A generation, stage by stage (section III-E): archive, loss optimisation, rejection, gradient equivalence, fitness.
+
+Each stage takes the list of candidates that reached it and runs them in lockstep, so that what they share is computed once.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from .. import streams
+from ..config import Config
+from ..losses import expression
+from ..losses.meta_network import MetaLoss
+from ..training import base, unroll
+from ..training.base import Problem
+from . import filters
+
+# How a member of a population came by its fitness
+OUTCOMES = ("elite", "symbolic", "rejected", "equivalent", "evaluated", "non_finite")
+PHASES = ("optimise", "filter", "fitness")
+
+
+@dataclass(frozen=True)
+class Individual:
+    """A candidate with its fitness (lower is better, inf is worst), its loss weights, and how it came by them."""
+
+    expression: str
+    weights: tuple[float, ...]
+    fitness: float
+    outcome: str
+
+    @property
+    def merit(self) -> float:
+        """What DEAP's tournaments maximise."""
+        return -self.fitness
+
+    def __len__(self) -> int:  # what DEAP's double tournament minimises
+        return len(expression.parse(self.expression))
+
+    def to_json(self) -> dict:
+        return asdict(self) | {"fitness": self.fitness if math.isfinite(self.fitness) else None}
+
+    @classmethod
+    def from_json(cls, data: dict) -> "Individual":
+        fitness = math.inf if data["fitness"] is None else data["fitness"]
+        return cls(data["expression"], tuple(_number(w) for w in data["weights"]), fitness, data["outcome"])
+
+
+def _number(weight) -> float:
+    return math.nan if weight is None else weight
+
+
+@dataclass
+class Memory:
+    """What a run remembers of its candidates."""
+
+    archive: dict[str, Individual] = field(default_factory=dict)  # expression -> first result
+    gradients: dict[str, float] = field(default_factory=dict)  # key of gradient equivalence -> evaluated fitness
+
+
+@dataclass
+class Evaluator:
+    """Evaluates populations of one run.
+
+    Args:
+        problems: the meta-training set; the first task's training part serves the filters.
+        learn_weights: False leaves out loss optimisation, all weights 1 (GP-LFL).
+        progress: called with (phase, steps done), now and then.
+    """
+
+    problems: Sequence[Problem]
+    config: Config
+    seed: int
+    learn_weights: bool = True
+    progress: Callable[[str, int], None] | None = None
+
+    def __post_init__(self):
+        self.probe = filters.Probe.of(self.problems[0], self.config, self.seed)
+
+    def compile(self, tree: str, weights) -> MetaLoss:
+        """The loss of an expression under this run's settings."""
+        task, config = self.problems[0][0], self.config
+        return MetaLoss(
+            tree, weights, task.classification, non_negative=config.non_negative, protection=config.protection
+        ).to(device=task.device, dtype=getattr(torch, config.dtype))
+
+    def evaluate(
+        self, population: Sequence[str | Individual], memory: Memory, generation: int
+    ) -> tuple[list[Individual], Counter, dict[str, float]]:
+        """Give every member its fitness: expressions are evaluated, individuals (elites, copies) keep what they have.
+
+        Of equal candidates the first is evaluated and the others take its result, as from the archive.
+
+        Returns:
+            (individuals in the order of `population`, counts by outcome, seconds by phase). `memory` is updated.
+        """
+        seconds = dict.fromkeys(PHASES, 0.0)
+        new: dict[str, int] = {}  # expression -> position of its first candidate
+        for position, member in enumerate(population):
+            if isinstance(member, str) and member not in memory.archive and member not in new:
+                new[member] = position
+        results = self._evaluate_new(new, memory, generation, seconds)
+        individuals, counts = [], Counter(dict.fromkeys(OUTCOMES, 0))
+        for position, member in enumerate(population):
+            if isinstance(member, Individual):
+                individual, event = member, member.outcome
+            elif new.get(member) == position:
+                individual = results[member]
+                event = individual.outcome
+            else:
+                individual, event = results.get(member) or memory.archive[member], "symbolic"
+            counts[event] += 1
+            individuals.append(individual)
+        for tree, individual in results.items():
+            if self.config.archive_rejected or individual.outcome in ("evaluated", "equivalent"):
+                memory.archive[tree] = individual
+        return individuals, counts, seconds
+
+    def _evaluate_new(self, new: dict[str, int], memory: Memory, generation: int, seconds) -> dict[str, Individual]:
+        config = self.config
+        losses = {tree: self.compile(tree, self._initial_weights(tree, generation, p)) for tree, p in new.items()}
+        fitness: dict[str, tuple[float, str]] = {}
+        waiting = list(losses)  # candidates that no stage has settled yet
+
+        with _timed(seconds, "optimise"):
+            if self.learn_weights:
+                finite = unroll.optimise_losses(
+                    [losses[tree] for tree in waiting], self.problems, config, self.seed, self._report("optimise")
+                )
+                fitness |= {tree: (math.inf, "non_finite") for tree, ok in zip(waiting, finite, strict=True) if not ok}
+                waiting = [tree for tree in waiting if tree not in fitness]
+
+        representatives: dict[str, str] = {}  # gradient key -> candidate of this generation that stands for it
+        equivalents: dict[str, str] = {}  # candidate -> its gradient key, where another stands for it
+        with _timed(seconds, "filter"):
+            gains = filters.improvement([losses[tree] for tree in waiting], self.probe, config)
+            for tree, gain in zip(waiting, gains, strict=True):
+                if not (gain > 0 or (config.score_non_finite and math.isnan(gain))):
+                    fitness[tree] = math.inf, "rejected"
+            waiting = [tree for tree in waiting if tree not in fitness]
+            if config.gradient_equivalence:
+                for tree in waiting:
+                    key = filters.gradient_key(losses[tree], self.probe, config.equivalence_digits)
+                    if key is not None and (key in memory.gradients or key in representatives):
+                        equivalents[tree] = key
+                    elif key is not None:
+                        representatives[key] = tree
+            waiting = [tree for tree in waiting if tree not in equivalents]
+
+        with _timed(seconds, "fitness"):
+            values = base.fitness([losses[tree] for tree in waiting], self.problems, config, self.seed)
+            fitness |= {tree: (value, "evaluated") for tree, value in zip(waiting, values, strict=True)}
+        for tree, (value, outcome) in fitness.items():
+            if outcome == "evaluated" and not math.isfinite(value):
+                fitness[tree] = math.inf, "non_finite"
+        memory.gradients |= {key: fitness[tree][0] for key, tree in representatives.items()}
+        fitness |= {tree: (memory.gradients[key], "equivalent") for tree, key in equivalents.items()}
+        return {tree: Individual(tree, tuple(losses[tree].weights.tolist()), *fitness[tree]) for tree in losses}
+
+    def _initial_weights(self, tree: str, generation: int, position: int) -> torch.Tensor:
+        """phi from N(1, weight_std), one stream a candidate; all 1 without loss optimisation."""
+        n = len(expression.parse(tree)) - 1
+        if not self.learn_weights:
+            return torch.ones(n)
+        draw = torch.randn(n, generator=streams.torch_generator(self.seed, "phi", generation, position))
+        return 1 + self.config.weight_std * draw
+
+    def _report(self, phase: str):
+        return self.progress and (lambda steps: self.progress(phase, steps))
+
+
+class _timed:
+    """Adds the seconds of a block to `seconds[phase]`."""
+
+    def __init__(self, seconds: dict[str, float], phase: str):
+        self.seconds, self.phase = seconds, phase
+
+    def __enter__(self):
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[self.phase] += time.perf_counter() - self.start

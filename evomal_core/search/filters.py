@@ -1,0 +1,84 @@
+"""The filters that save most of a search's cost (section III-E): rejection protocol and gradient equivalence.
+
+The third, symbolic equivalence, is a look-up in the archive of `evaluate.py`. All work on one untrained network's raw
+outputs on the first instances of the training part, the same for all candidates of a run.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import streams
+from ..config import Config
+from ..losses.elementwise import Elements, cotangent
+from ..models import initialise
+from ..training.base import Problem, has_random_layers
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the filters look at: raw outputs `prediction` (B, C) of an untrained network and their labels."""
+
+    prediction: torch.Tensor
+    target: torch.Tensor
+    metric: object  # (prediction, target) -> ()
+
+    @classmethod
+    def of(cls, problem: Problem, config: Config, seed: int) -> "Probe":
+        """The first min(100, n) training instances [R], through a fresh network in training mode."""
+        task, model = problem
+        x, y = (part[: config.rejection_batch] for part in task.train)
+        initialise(model, streams.torch_generator(seed, "filter"))
+        model.train()
+        with torch.no_grad():
+            if has_random_layers(model):
+                with streams.layer_generator(streams.integer(seed, "filter", 0), x.device):
+                    prediction = model(x)
+            else:
+                prediction = model(x)
+        return cls(prediction.clone(), y, task.metric)
+
+    @property
+    def classification(self) -> bool:
+        return not self.target.is_floating_point()
+
+
+def improvement(losses: Sequence[nn.Module], probe: Probe, config: Config) -> list[float]:
+    """g of the rejection protocol (eq. 10) for each loss: what minimising it directly on the outputs gains in the metric.
+
+    Adam at the base learning rate on the outputs [R]. A loss is to be rejected unless g > 0 (so also if g is NaN).
+    """
+    if not losses:
+        return []
+    outputs = probe.prediction.repeat(len(losses), *[1] * probe.prediction.ndim).contiguous()  # (K, B, C)
+    adam = torch.optim.Adam([outputs], lr=config.base_learning_rate, fused=True)
+    outputs.grad = torch.zeros_like(outputs)
+    labels = Elements(probe.prediction, probe.target, probe.classification).y
+    for _ in range(config.rejection_steps):
+        for k, loss in enumerate(losses):
+            elements = Elements(outputs[k], probe.target, probe.classification)
+            elements.y = labels  # one-hot once, not once a step
+            outputs.grad[k] = cotangent(loss, elements)[1]
+        adam.step()
+    before = probe.metric(probe.prediction, probe.target)
+    gains = []
+    for k in range(len(losses)):
+        finite = outputs[k].isfinite().all()
+        gains.append(float(before - probe.metric(outputs[k], probe.target)) if finite else math.nan)
+    return [len(probe.target) * gain for gain in gains]
+
+
+def gradient_key(loss: nn.Module, probe: Probe, digits: int) -> str | None:
+    """Key of gradient equivalence (section III-E3, eq. 12): each instance's gradient norm, to `digits` significant digits.
+
+    None if a norm is not finite: such a loss equals no other.
+    """
+    elements = Elements(probe.prediction, probe.target, probe.classification)
+    norms = torch.linalg.vector_norm(cotangent(loss, elements)[1].flatten(1), dim=1) * elements.instances  # (B,)
+    if not norms.isfinite().all():
+        return None
+    return " ".join(np.char.mod(f"%.{digits - 1}e", norms.cpu().numpy().astype(np.float64)))

@@ -1,0 +1,168 @@
+"""The tabular regression tasks: Diabetes, Boston Housing, California Housing (section IV; METHOD sections 1 and 10)."""
+
+import contextlib
+import os
+import socket
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn import datasets
+from sklearn.model_selection import train_test_split
+
+from evomal_core.tasks.task import PARTS, DataUnavailable
+
+Arrays = tuple[np.ndarray, np.ndarray]  # x (N, features), y (N, 1); float64
+DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
+
+
+@contextlib.contextmanager
+def download_timeout(seconds: float = DOWNLOAD_TIMEOUT) -> Iterator[None]:
+    """Limit the wait for a server inside libraries that set no limit of their own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _fetch_boston(scratch: str) -> np.ndarray:
+    bunch = datasets.fetch_openml("boston", version=1, as_frame=True, data_home=scratch, n_retries=1, delay=0.5)
+    # CHAS and RAD come as categories, whose codes are not their values.
+    columns = [*(bunch.data[name] for name in BOSTON.columns[:-1]), bunch.target]
+    return np.array([[float(str(value).strip("'\"")) for value in column] for column in columns]).T
+
+
+def _fetch_california(scratch: str) -> np.ndarray:
+    # scikit-learn pickles into its own folder, which goes away with `scratch`; only what it returns is kept.
+    bunch = datasets.fetch_california_housing(data_home=scratch, n_retries=1, delay=0.5)
+    return np.column_stack([bunch.data, bunch.target])
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that scikit-learn does not ship: how its file is called, what it must hold, where it is published."""
+
+    file: str
+    columns: tuple[str, ...]  # the last is the target
+    rows: int
+    feature_mean: float  # over all values of all features
+    target_mean: float
+    fetch: Callable[[str], np.ndarray]  # scratch folder -> (rows, columns) float64
+    source: str
+
+    def find(self, folder: Path) -> Path | None:
+        short = self.file.replace("_housing", "")
+        names = (self.file, f"{self.file}.gz", short, f"{short}.gz")
+        return next((folder / name for name in names if (folder / name).is_file()), None)
+
+    def check(self, table: np.ndarray, origin) -> np.ndarray:
+        """Return `table`; raise ValueError that names `origin`, what was expected and what was found."""
+        facts = [("rows", self.rows, len(table)), ("columns", len(self.columns), table.shape[-1])]
+        if table.size:
+            facts.append(("mean of the features", self.feature_mean, table[:, :-1].mean()))
+            facts.append((f"mean of {self.columns[-1]}", self.target_mean, table[:, -1].mean()))
+        for what, expected, found in facts:
+            if not abs(found - expected) <= 1e-5 * abs(expected):  # a NaN fails, too
+                raise ValueError(f"{origin}: {what} must be {expected:.8g}, found {found:.8g}")
+        return table
+
+    def read(self, path: Path) -> np.ndarray:
+        try:
+            table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            expected = f"a header line and {self.rows} lines of {len(self.columns)} numbers, separated by commas"
+            raise ValueError(f"{path}: must hold {expected}; reading it gave: {error}") from error
+        return self.check(table, path)
+
+    def download(self, folder: Path) -> np.ndarray:
+        """Fetch, check and keep as `folder/file`, written under another name and renamed. Raises DataUnavailable."""
+        try:
+            with tempfile.TemporaryDirectory() as scratch, download_timeout():
+                table = self.check(self.fetch(scratch), self.source)
+        except Exception as error:  # of the network, and whatever scikit-learn makes of an answer it did not expect
+            columns = ",".join(self.columns)
+            reason = f"{type(error).__name__}: {error}"
+            raise DataUnavailable(
+                f"no {self.file}[.gz] in {folder}, and no download from {self.source} ({reason})."
+                f" Put a CSV file of this name there: header line {columns}, then {self.rows} lines, target last."
+            ) from error
+        lines = [",".join(self.columns), *(",".join(map(repr, row)) for row in table.tolist())]
+        temporary = folder / f".{self.file}.{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            os.replace(temporary, folder / self.file)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            warnings.warn(f"{self.file} was downloaded but cannot be kept in {folder}: {error}", stacklevel=2)
+        return table
+
+
+BOSTON = Table(
+    file="boston_housing.csv",
+    columns=tuple("CRIM ZN INDUS CHAS NOX RM AGE DIS RAD TAX PTRATIO B LSTAT MEDV".split()),
+    rows=506,
+    feature_mean=70.073967,
+    target_mean=22.532806,
+    fetch=_fetch_boston,
+    source="OpenML",
+)
+CALIFORNIA = Table(
+    file="california_housing.csv",
+    columns=tuple("MedInc HouseAge AveRooms AveBedrms Population AveOccup Latitude Longitude MedHouseVal".split()),
+    rows=20_640,
+    feature_mean=172.955674,
+    target_mean=2.068558,
+    fetch=_fetch_california,
+    source="scikit-learn's mirror",
+)
+
+
+def load_table(name: str, folder: Path) -> Arrays:
+    """The raw table: x (N, features) and y (N, 1), in the units of the source.
+
+    Raises:
+        DataUnavailable: not in `folder` and not to be downloaded.
+        ValueError: the file in `folder` is not the data set.
+    """
+    if name == "diabetes":
+        x, y = datasets.load_diabetes(return_X_y=True, scaled=False)
+        return x, y[:, None]
+    table = {"boston": BOSTON, "california": CALIFORNIA}[name]
+    path = table.find(folder)
+    data = table.read(path) if path else table.download(folder)
+    return data[:, :-1], data[:, -1:]
+
+
+def split(x: np.ndarray, y: np.ndarray, kind: str) -> dict[str, Arrays]:
+    """Split once for all seeds [R] and standardise with the training part (METHOD section 1; section 10, row 1).
+
+    Args:
+        x: (N, features).
+        y: (N, 1).
+        kind: "honest", 60:20:20; or "overlapping", as the released code does it: the 40 % is halved into training and
+            validation part, all of it is the test part, and the 60 % is not used.
+
+    Returns:
+        part -> (x, y).
+    """
+    x60, x40, y60, y40 = train_test_split(x, y, test_size=0.4, random_state=0)
+    x20, x20_second, y20, y20_second = train_test_split(x40, y40, test_size=0.5, random_state=0)
+    if kind == "honest":
+        parts = [(x60, y60), (x20, y20), (x20_second, y20_second)]
+    else:
+        parts = [(x20, y20), (x20_second, y20_second), (x40, y40)]
+    (x_mean, x_std), (y_mean, y_std) = map(_scale, parts[0])
+    return {n: ((a - x_mean) / x_std, (b - y_mean) / y_std) for n, (a, b) in zip(PARTS, parts, strict=True)}
+
+
+def _scale(a: np.ndarray) -> Arrays:
+    """Mean and population standard deviation of each column; a constant column is divided by 1."""
+    return a.mean(0), np.where(np.ptp(a, axis=0) == 0, 1.0, a.std(0))

@@ -1,0 +1,107 @@
+"""The `gram` engine: meta-gradients of a chain of Linear layers for one inner step, without a weight-sized gradient.
+
+Let a_l, z_l, delta_l be a chain's activations, pre-activations and back-propagated signals on the training batch x at
+theta, with v = dL/df on top; the same with ' on the validation batch at theta_new; alpha the effective rate, wd the
+weight decay, s = 1 - alpha wd. As W_new = s W - alpha delta^T a, everything at theta_new needs only products of
+activations, K_l = a'_l a_l^T + 1 (B' x B; the 1 is the bias):
+
+    forward at theta_new    z'_l = s (a'_{l-1} W_l^T + b_l) - alpha K_{l-1} delta_l
+    back from the task loss  eps_{l-1} = (s eps_l W_l - alpha (eps_l delta_l^T) a_{l-1}) o act'(z'_{l-1})
+    what phi sees, u = J h   u_bc = sum_l sum_n D_l[b,c,n] (K_{l-1}^T eps_l)[b,n]
+
+where D_l[b,c,n] = d f_bc / d z_l,bn at theta is shared by all losses, as are a_l, K_0 and the first layer's products;
+likewise delta_l[b,n] = sum_c v_bc D_l[b,c,n]. The meta-gradient is -alpha d<v(phi), u>/dphi. A loss costs two products
+of the size of the model's, where vjp, gradient and jvp cost eight. The plain form is `unroll.jvp_engine`.
+"""
+
+import torch
+
+from ..config import Config
+from ..losses.elementwise import Elements, taped, cotangent, mixed_derivative
+from .chain import Chain
+
+
+def applies(model, config: Config) -> str | None:
+    """None if the engine serves this model and configuration, else the reason why not."""
+    if config.inner_steps != 1:
+        return f"it takes one inner step, inner_steps is {config.inner_steps}"
+    if Chain.of(model) is None:
+        return f"{type(model).__name__} is no nn.Sequential of Linear layers and ReLU, Tanh or Sigmoid activations"
+    return None
+
+
+class OutputSignals:
+    """D_l[b,c,n] = d f_bc / d z_l,bn for every layer: the chain's signals for each output alone."""
+
+    def __init__(self, chain: Chain, inputs: list[torch.Tensor], outputs: int):
+        batch = len(inputs[0])
+        unit = torch.eye(outputs, dtype=inputs[0].dtype, device=inputs[0].device)
+        rows = unit[:, None, :].expand(outputs, batch, outputs)  # (c, b, n)
+        self.layers = [rows]
+        for l in range(len(chain.layers) - 1, 0, -1):
+            rows = chain.gate(l - 1, rows @ chain.layers[l].weight, inputs[l].expand(outputs, *inputs[l].shape))
+            self.layers.append(rows)
+        self.layers.reverse()
+        self.outputs = outputs
+
+    def delta(self, l: int, v: torch.Tensor) -> torch.Tensor:
+        """delta_l (B, n_l) for the gradient `v` (B, C) on the outputs."""
+        if l == len(self.layers) - 1:
+            return v
+        if self.outputs == 1:
+            return self.layers[l][0] * v
+        return torch.einsum("bc,cbn->bn", v, self.layers[l])
+
+    def contract(self, l: int, r: torch.Tensor) -> torch.Tensor:
+        """sum_n D_l[b,c,n] r[b,n], (B, C)."""
+        if l == len(self.layers) - 1:
+            return r
+        if self.outputs == 1:
+            return (self.layers[l][0] * r).sum(-1, keepdim=True)
+        return torch.einsum("cbn,bn->bc", self.layers[l], r)
+
+
+@torch.no_grad()
+def gram_engine(losses, model, train, validation, task_loss, config: Config, seeds) -> list[tuple[torch.Tensor, ...]]:
+    """Meta-gradients of several losses from one theta (module docstring); interface as `unroll.jvp_engine`."""
+    chain = Chain.of(model)
+    (x, y), (x_new, y_new) = train[0], validation
+    alpha = config.base_learning_rate * (1 + config.base_momentum if config.base_nesterov else 1)
+    s = 1 - alpha * config.base_weight_decay
+    weights = [layer.weight for layer in chain.layers]
+    biases = [layer.bias for layer in chain.layers]
+    a, z = chain.forward(x)
+    D = OutputSignals(chain, a, z.shape[-1])
+    elements = Elements(z, y, not y.is_floating_point())
+    first_input = x_new.flatten(1)
+    first_product = s * torch.nn.functional.linear(first_input, weights[0], biases[0])
+    first_gram = _gram(first_input, a[0], biases[0])
+    results = []
+    for loss in losses:
+        t = loss.tape(elements) if taped(loss) else None
+        v = elements.pull(t.derivative) if t else cotangent(loss, elements)[1]
+        delta, gram, a_new = [], [first_gram], [first_input]
+        for l in range(len(weights)):
+            delta.append(D.delta(l, v))
+            if l:
+                gram.append(_gram(a_new[l], a[l], biases[l]))
+                product = torch.nn.functional.linear(a_new[l], weights[l], biases[l])
+                z_new = torch.addmm(product, gram[l], delta[l], beta=s, alpha=-alpha)
+            else:
+                z_new = torch.addmm(first_product, first_gram, delta[0], alpha=-alpha)
+            if l < len(chain.activations):
+                a_new.append(chain.activate(l, z_new))
+        epsilon = cotangent(task_loss, Elements(z_new, y_new, elements.classification))[1]
+        u = 0
+        for l in range(len(weights) - 1, -1, -1):
+            u = u + D.contract(l, gram[l].T @ epsilon)
+            if l:
+                back = torch.addmm(epsilon @ weights[l], epsilon @ delta[l].T, a[l], beta=s, alpha=-alpha)
+                epsilon = chain.gate(l - 1, back, a_new[l])
+        results.append(tuple(-alpha * g for g in mixed_derivative(loss, elements, u, t)))
+    return results
+
+
+def _gram(a_new: torch.Tensor, a: torch.Tensor, bias) -> torch.Tensor:
+    """K = a' a^T, plus 1 for a layer with bias, (B', B)."""
+    return a_new @ a.T if bias is None else (a_new @ a.T).add_(1)

@@ -1,0 +1,256 @@
+"""Loss optimisation by unrolled differentiation (section III-C, Algorithm 1, eq. 4 to 9).
+
+One meta step: reset theta; take S_base inner steps under the learned loss; the task loss of the result on a validation
+batch; its gradient in the loss weights phi, the meta-gradient; one Adam step on phi. All losses of a call see the same
+initial weights and batches, so what depends on these alone is computed once a step.
+
+Engines of the meta-gradient, all exact:
+    jvp     reverse sweep over the inner steps, each seen through forward-mode products; any model, any S_base
+    gram    the same for chains of Linear layers and S_base = 1, without a weight-sized gradient (training/gram.py)
+    higher  the reference: the unrolled graph, by the package of that name
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, jvp
+
+from .. import streams
+from ..config import Config, check_choice
+from ..losses.elementwise import Elements, cotangent, mixed_derivative
+from ..models import initialise
+from . import batches, gram
+from .base import Problem, has_random_layers
+from .chain import Chain
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+CHECK_EVERY = 25  # meta steps between looks for losses whose weights are no longer finite
+
+
+def meta_gradient(
+    loss: nn.Module,
+    model: nn.Module,
+    train_batch: Batch | Sequence[Batch],
+    validation_batch: Batch,
+    task_loss: nn.Module,
+    config: Config,
+    engine: str = "auto",
+    seed: int | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """d L_T(f_theta_new) / d phi after `config.inner_steps` steps of the base optimiser under `loss` (eq. 4 to 9).
+
+    Args:
+        loss: called as `loss(prediction, target)`; phi are its parameters.
+        model: the base model at theta, in the mode it is to be run in. Its weights, buffers and mode stay as they are.
+        train_batch: one (x, y) for every inner step, or a list of them, one a step.
+        task_loss: L_T, called as `task_loss(prediction, target)`.
+        engine: "auto", "jvp", "gram" or "higher" (module docstring).
+        seed: of Dropout's draws; None takes one from torch's global generator.
+
+    Returns:
+        One tensor a parameter, like `loss.parameters()`.
+
+    Raises:
+        ValueError: an engine that cannot serve this model or `inner_steps`, or a wrong number of batches.
+    """
+    several = isinstance(train_batch, Sequence) and not isinstance(train_batch[0], torch.Tensor)
+    train = list(train_batch) if several else [train_batch] * config.inner_steps
+    if len(train) != config.inner_steps:
+        raise ValueError(f"expected one training batch or a list of {config.inner_steps}, one a step; got {len(train)}")
+    if seed is None:
+        seed = int(torch.randint(2**62, ())) if has_random_layers(model) else 0
+    seeds = [streams.integer(seed, "meta-layers", 0, 0, s) for s in (*range(len(train)), -1)]
+    return ENGINES[choose(engine, model, config)]([loss], model, train, validation_batch, task_loss, config, seeds)[0]
+
+
+def choose(engine: str, model: nn.Module, config: Config) -> str:
+    """The engine that `auto` stands for: the fastest exact one that serves the model."""
+    check_choice("engine", engine, ("auto", *ENGINES))
+    if engine == "auto":
+        return "gram" if gram.applies(model, config) is None else "jvp"
+    if engine == "gram" and (reason := gram.applies(model, config)):
+        raise ValueError(f"engine 'gram' cannot be used here: {reason}; use 'jvp' or 'auto'")
+    return engine
+
+
+class BaseMaps:
+    """A base model as maps of its weights: what an engine sees of it. Buffers are cloned at every call."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
+        self.weights = tuple(p.detach() for p in model.parameters() if p.requires_grad)
+        self.fixed = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+        self.random_layers = has_random_layers(model)
+
+    def __call__(self, weights, x: torch.Tensor, seed: int) -> torch.Tensor:
+        """Outputs (B, C) at `weights`; the same seed draws the same Dropout masks."""
+        state = dict(zip(self.names, weights, strict=True)) | self.fixed
+        state |= {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        if not self.random_layers:
+            return functional_call(self.model, state, (x,))
+        with streams.layer_generator(seed, x.device):
+            return functional_call(self.model, state, (x,))
+
+    def gradient(self, loss, weights, batch: Batch, seed: int) -> tuple[torch.Tensor, ...]:
+        """Gradient of `loss` on a batch in the weights."""
+        with torch.enable_grad():
+            weights = tuple(w.detach().requires_grad_() for w in weights)
+            z = self(weights, batch[0], seed)
+            _, v = cotangent(loss, Elements(z, batch[1], not batch[1].is_floating_point()))
+            return torch.autograd.grad(z, weights, v)
+
+
+def jvp_engine(losses, model, train, validation, task_loss, config: Config, seeds) -> list[tuple[torch.Tensor, ...]]:
+    """Meta-gradients of several losses from one theta, without a second-order graph through the base model.
+
+    With d_s the direction of step s (gradient plus weight decay), b_s the momentum and lambda the adjoint of
+    theta_{s+1}, the sweep back needs of step s only <grad L_s, l> for the adjoint l of d_s, a derivative of L along l:
+    in phi it is d<v(phi), J l>/dphi, one forward-mode product J l; in theta the Hessian-vector product H l, not needed at
+    the first step. For S_base = 1, l = -alpha_eff h with h the task loss's gradient and alpha_eff = alpha (1 + mu) for
+    Nesterov (METHOD: first step of momentum), which is all there is to compute.
+    """
+    maps, (x, y) = BaseMaps(model), train[0]
+    mu, nesterov, decay = config.base_momentum, config.base_nesterov, config.base_weight_decay
+    with torch.enable_grad():
+        theta0 = tuple(w.requires_grad_() for w in (w.detach() for w in maps.weights))
+        z0 = maps(theta0, x, seeds[0])
+    shared = Elements(z0, y, not y.is_floating_point())
+    results = []
+    for loss in losses:
+        path, direction, buffer = [maps.weights], None, None
+        for s, batch in enumerate(train):
+            if s == 0:
+                g = torch.autograd.grad(z0, theta0, cotangent(loss, shared)[1], retain_graph=True)
+            else:
+                g = maps.gradient(loss, path[s], batch, seeds[s])
+            direction = _sum(g, path[s], decay) if decay else g
+            if mu:
+                buffer = direction if s == 0 else _sum(direction, buffer, mu)
+                direction = _sum(direction, buffer, mu) if nesterov else buffer
+            path.append(_sum(path[s], direction, -config.base_learning_rate))
+        adjoint = maps.gradient(task_loss, path[-1], validation, seeds[-1])
+        momentum_adjoint, total = None, None
+        for s in range(len(train) - 1, -1, -1):
+            l = tuple(-config.base_learning_rate * a for a in adjoint)  # adjoint of the update
+            if mu:
+                own = tuple(mu * a for a in l) if nesterov else l
+                own = own if momentum_adjoint is None else _sum(own, momentum_adjoint, 1)  # adjoint of b_s
+                l = _sum(l, own, 1) if nesterov else own  # adjoint of d_s
+                momentum_adjoint = tuple(mu * a for a in own)
+            elements = shared
+            along = jvp(lambda *w, s=s: maps(w, train[s][0], seeds[s]), path[s], l)
+            if s:
+                elements = Elements(along[0], train[s][1], shared.classification)
+            part = mixed_derivative(loss, elements, along[1])
+            total = part if total is None else _sum(total, part, 1)
+            if s:
+                adjoint = _sum(adjoint, _hessian_product(loss, maps, path[s], train[s], seeds[s], l), 1)
+                adjoint = _sum(adjoint, l, decay) if decay else adjoint
+        results.append(total)
+    return results
+
+
+def _sum(a, b, factor: float) -> tuple[torch.Tensor, ...]:
+    """a + factor b, tensor by tensor."""
+    return tuple(torch._foreach_add(a, b, alpha=factor))
+
+
+def _hessian_product(loss, maps: BaseMaps, weights, batch: Batch, seed: int, l) -> tuple[torch.Tensor, ...]:
+    """Second derivative of the loss in the weights times `l`, forward over reverse."""
+    gradient = grad(lambda w: loss(maps(w, batch[0], seed), batch[1]))
+    return jvp(gradient, (weights,), (l,))[1]
+
+
+def higher_engine(losses, model, train, validation, task_loss, config: Config, seeds) -> list[tuple[torch.Tensor, ...]]:
+    """The reference: meta-gradients through the unrolled graph of `higher.innerloop_ctx`."""
+    import higher
+
+    results = []
+    for loss in losses:
+        phi = tuple(loss.parameters())
+        base = copy.deepcopy(model)
+        optimiser = torch.optim.SGD(
+            [p for p in base.parameters() if p.requires_grad],
+            lr=config.base_learning_rate,
+            momentum=config.base_momentum,
+            nesterov=config.base_nesterov,
+            weight_decay=config.base_weight_decay,
+        )
+        with torch.enable_grad(), higher.innerloop_ctx(base, optimiser) as (unrolled, differentiable):
+            for (x, y), seed in zip(train, seeds[:-1], strict=True):
+                with streams.layer_generator(seed, x.device):
+                    z = unrolled(x)
+                differentiable.step(loss(z, y))
+            with streams.layer_generator(seeds[-1], validation[0].device):
+                z = unrolled(validation[0])
+            value = task_loss(z, validation[1])
+            if value.requires_grad:
+                gradients = torch.autograd.grad(value, phi, allow_unused=True)
+            else:
+                gradients = (None,) * len(phi)
+        results.append(tuple(torch.zeros_like(p) if g is None else g for p, g in zip(phi, gradients, strict=True)))
+    return results
+
+
+ENGINES: dict[str, Callable] = {"jvp": jvp_engine, "gram": gram.gram_engine, "higher": higher_engine}
+
+
+def optimise_losses(
+    losses: Sequence[nn.Module],
+    problems: Sequence[Problem],
+    config: Config,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[bool]:
+    """Algorithm 1 for several losses in lockstep: `config.meta_steps` Adam steps on the weights of each, in place.
+
+    Args:
+        problems: the meta-training set, m tasks with a base model each; the models are scratch.
+        progress: called with the number of meta steps done, now and then.
+
+    Returns:
+        For each loss, whether its weights stayed finite. One that did not is left as it was found, non-finite.
+    """
+    if not losses:
+        return []
+    flat = torch.cat([p.detach().reshape(-1) for loss in losses for p in loss.parameters()])
+    slices, offset = [], 0
+    for loss in losses:
+        begin = offset
+        for p in loss.parameters():
+            p.data = flat[offset : offset + p.numel()].view_as(p)  # Adam is elementwise: one optimiser steps all losses
+            offset += p.numel()
+        slices.append(slice(begin, offset))
+    adam = torch.optim.Adam([flat], lr=config.meta_learning_rate, fused=True)
+    flat.grad = torch.zeros_like(flat)
+    alive = list(range(len(losses)))
+    for t in range(config.meta_steps):
+        total = [0.0] * len(alive)
+        for i, (task, model) in enumerate(problems):
+            initialise(model, streams.torch_generator(seed, "meta-init", i, t))
+            model.train()
+            train = [
+                batches.draw(task.train, config.batch_size, seed, "meta-train", i, t, s) for s in range(config.inner_steps)
+            ]
+            validation = batches.draw(task.validation, config.batch_size, seed, "meta-validation", i, t)
+            seeds = [streams.integer(seed, "meta-layers", i, t, s) for s in (*range(config.inner_steps), -1)]
+            engine = ENGINES[choose(config.engine, model, config)]
+            gradients = engine([losses[k] for k in alive], model, train, validation, task.task_loss, config, seeds)
+            for j, parts in enumerate(gradients):
+                total[j] = total[j] + torch.cat([part.reshape(-1) for part in parts]) / len(problems)
+        for k, gradient in zip(alive, total, strict=True):
+            flat.grad[slices[k]] = gradient
+        adam.step()
+        if (t + 1) % CHECK_EVERY == 0:
+            alive = [k for k in alive if flat[slices[k]].isfinite().all()]
+            if progress:
+                progress(t + 1)
+            if not alive:
+                break
+    for loss in losses:
+        for p in loss.parameters():
+            p.data = p.data.clone()  # no longer a view of all losses' weights
+    return [bool(flat[part].isfinite().all()) for part in slices]
