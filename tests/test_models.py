@@ -83,10 +83,8 @@ def test_no_model_changes_its_input_in_place():
         assert torch.equal(before, task.train[0]), name
 
 
-@pytest.mark.parametrize("name", list(BUILDERS))
+@pytest.mark.parametrize("name", [n for n in BUILDERS if n != "resnet18"])  # which has allcnnc's layers
 def test_forward_mode_matches_finite_differences(name):
-    if name == "resnet18":
-        pytest.skip("the same layers as allcnnc, eight times as large")
     task = make_task((1, 28, 28), 10, dtype=torch.float64)
     model = build_model(name, task).eval()
     parameters = {k: p.detach() for k, p in model.named_parameters()}

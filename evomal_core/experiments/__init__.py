@@ -1,0 +1,1 @@
+"""Runs as records: one cell, many cells, their tables and figures."""

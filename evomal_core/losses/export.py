@@ -7,11 +7,16 @@ from pathlib import Path
 import sympy
 
 from . import expression
+from .handcrafted import CrossEntropy, SquaredError
 from .meta_network import MetaLoss
 from .primitives import EPSILON, PRIMITIVES
 
 SCHEMA = 1
-KINDS = {"symbolic": MetaLoss}  # kind in a loss file -> class with `from_json`
+KINDS = {
+    "symbolic": MetaLoss,
+    "squared_error": SquaredError,
+    "cross_entropy": CrossEntropy,
+}  # kind in a loss file -> class with `from_json`
 MAX_FILE_BYTES = 4_000_000
 Y, F = sympy.symbols("y f", real=True)
 
@@ -97,7 +102,7 @@ def load_loss(path):
     try:
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
         return loss_from_json(data)
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path}: not a loss file of schema {SCHEMA}: {error!r}") from None
 
 

@@ -21,7 +21,9 @@ for _name, _arity in ARITY.items():
     PRIMITIVE_SET.addPrimitive(lambda *x: x, _arity, name=_name)  # never called: trees are compiled, not evaluated
 for _name in TERMINALS[2:]:
     PRIMITIVE_SET.addTerminal(_name, name=_name)
-_NODES = {node.name if isinstance(node, gp.Primitive) else node.format(): node for node in PRIMITIVE_SET.mapping.values()}
+_NODES = {
+    node.name if isinstance(node, gp.Primitive) else node.format(): node for node in PRIMITIVE_SET.mapping.values()
+}
 _CORRECTIONS = tuple(_NODES[name] for name in ("add", "sub", "mul", "aq"))  # [R]
 
 
@@ -70,7 +72,7 @@ def parse(text: str) -> Tree:
         depth = max(depth, len(pending))
         if len(nodes) > MAX_PARSED_NODES or depth > MAX_PARSED_HEIGHT:
             raise ValueError(f"an expression has at most {MAX_PARSED_NODES} nodes and height {MAX_PARSED_HEIGHT}")
-        if not pending and position + 1 < len(tokens) and not (token in ARITY):
+        if not pending and position + 1 < len(tokens) and token not in ARITY:
             raise ValueError(f"unexpected text behind the expression: {tokens[position + 1]!r} in {text[:200]!r}")
     if not nodes or pending:
         raise ValueError(f"the expression ends too early: {text[:200]!r}")
@@ -90,7 +92,9 @@ def cross(first: Tree, second: Tree) -> Tree:
 
 def mutate(tree: Tree, heights: tuple[int, int] = (0, 2)) -> Tree:
     """Uniform mutation: a random subtree is replaced with a new one. Draws from the global generators."""
-    return gp.mutUniform(Tree(tree), lambda pset, type_: gp.genHalfAndHalf(pset, *heights, type_=type_), PRIMITIVE_SET)[0]
+    return gp.mutUniform(Tree(tree), lambda pset, type_: gp.genHalfAndHalf(pset, *heights, type_=type_), PRIMITIVE_SET)[
+        0
+    ]
 
 
 def correct(tree: Tree) -> Tree:

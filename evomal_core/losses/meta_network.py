@@ -8,7 +8,7 @@ from torch import nn
 
 from ..config import check_choice
 from . import expression, tape
-from .elementwise import ElementwiseLoss, Elements
+from .elementwise import Elements, ElementwiseLoss
 from .primitives import PRIMITIVES, softplus
 
 

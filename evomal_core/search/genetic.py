@@ -108,7 +108,9 @@ def _offspring(population: list[Individual], config: Config) -> list[str | Indiv
 def select(population: list[Individual], config: Config) -> Individual:
     """Tournament by fitness; under the released code's switch, by size and then fitness with parsimony size 1."""
     if config.double_tournament:
-        return tools.selDoubleTournament(population, 1, config.tournament_size, 1, fitness_first=False, fit_attr="merit")[0]
+        return tools.selDoubleTournament(
+            population, 1, config.tournament_size, 1, fitness_first=False, fit_attr="merit"
+        )[0]
     return tools.selTournament(population, 1, config.tournament_size, fit_attr="merit")[0]
 
 

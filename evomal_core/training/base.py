@@ -107,7 +107,9 @@ def train(
                 if t in milestones:
                     for group in session.optimiser.param_groups:
                         group["lr"] *= 0.1
-                session.step(batch, streams.integer(seed, f"{purpose}-layers", *index, t) if session.random_layers else None)
+                session.step(
+                    batch, streams.integer(seed, f"{purpose}-layers", *index, t) if session.random_layers else None
+                )
                 if session.stopped:
                     break
         running = [s for s in running if not s.stopped and math.isfinite(s.poison)]

@@ -17,7 +17,7 @@ of the size of the model's, where vjp, gradient and jvp cost eight. The plain fo
 import torch
 
 from ..config import Config
-from ..losses.elementwise import Elements, taped, cotangent, mixed_derivative
+from ..losses.elementwise import Elements, cotangent, mixed_derivative, taped
 from .chain import Chain
 
 

@@ -23,7 +23,6 @@ from ..losses.elementwise import Elements, cotangent, mixed_derivative
 from ..models import initialise
 from . import batches, gram
 from .base import Problem, has_random_layers
-from .chain import Chain
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 CHECK_EVERY = 25  # meta steps between looks for losses whose weights are no longer finite
@@ -233,7 +232,8 @@ def optimise_losses(
             initialise(model, streams.torch_generator(seed, "meta-init", i, t))
             model.train()
             train = [
-                batches.draw(task.train, config.batch_size, seed, "meta-train", i, t, s) for s in range(config.inner_steps)
+                batches.draw(task.train, config.batch_size, seed, "meta-train", i, t, s)
+                for s in range(config.inner_steps)
             ]
             validation = batches.draw(task.validation, config.batch_size, seed, "meta-validation", i, t)
             seeds = [streams.integer(seed, "meta-layers", i, t, s) for s in (*range(config.inner_steps), -1)]

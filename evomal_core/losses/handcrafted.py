@@ -1,0 +1,56 @@
+"""The task losses L_T as losses like the learned ones: saved, loaded and printed in the same way."""
+
+import sympy
+from torch import nn
+
+Y, F = sympy.symbols("y f", real=True)
+
+
+class _Handcrafted:
+    """What `MetaLoss` offers beside being called."""
+
+    name: str
+    formula: sympy.Expr
+
+    def to_json(self) -> dict:
+        return {"kind": self.name}
+
+    @classmethod
+    def from_json(cls, data: dict):
+        if data:
+            raise ValueError(f"a {cls.name} has no settings, got {sorted(data)}")
+        return cls()
+
+    def save(self, path) -> None:
+        from .export import save_loss
+
+        save_loss(self, path)
+
+    def to_sympy(self, weights: bool = True) -> sympy.Expr:
+        return self.formula
+
+    def to_latex(self, weights: bool = True, digits: int = 3) -> str:
+        return sympy.latex(self.formula, symbol_names={F: r"f_\theta(x)"})
+
+    def _repr_latex_(self) -> str:
+        return f"${self.to_latex()}$"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SquaredError(_Handcrafted, nn.MSELoss):
+    """Mean squared error, the task loss of regression."""
+
+    name, formula = "squared_error", (F - Y) ** 2
+
+
+class CrossEntropy(_Handcrafted, nn.CrossEntropyLoss):
+    """Cross-entropy, the task loss of classification."""
+
+    name, formula = "cross_entropy", -Y * sympy.log(F)
+
+
+def task_loss(classification: bool) -> nn.Module:
+    """L_T of a kind of task (METHOD: squared error or cross-entropy)."""
+    return CrossEntropy() if classification else SquaredError()
