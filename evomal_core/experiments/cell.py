@@ -153,6 +153,7 @@ class _Runner:
         self.cell, self.config, self.folder, self.progress = cell, config, folder, progress
         self.problem = (task, model)
         self.started = time.time()
+        self.environment = store.environment(task.device)
         self.checkpoint = {"schema": store.SCHEMA, **store.identity(cell, config), "seconds": 0.0, "resumed": 0}
 
     def run(self) -> store.Run:
@@ -188,7 +189,7 @@ class _Runner:
             "resumed": self.checkpoint["resumed"],
             "engine": training.choose(self.config.engine, self.problem[1], self.config),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
-            **store.environment(self.problem[0].device),
+            **self.environment,
         }
         self._write_history(state)
         if loss is not None:

@@ -8,6 +8,7 @@ tape for `MetaLoss`.
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -139,8 +140,8 @@ def cotangent(loss: nn.Module, elements: Elements) -> tuple[torch.Tensor, torch.
     """(value (), dL/dz (B, C)): the loss of a batch and its gradient on the raw outputs (eq. 5 without the base model)."""
     if taped(loss):
         t = loss.tape(elements, order=1)
-        value = elements.as_tensor(t.value.sum() / elements.instances)
-        return value, elements.pull(t.derivative)
+        with np.errstate(all="ignore"):  # a non-finite loss is counted by its caller
+            return elements.as_tensor(t.value.sum() / elements.instances), elements.pull(t.derivative)
     if closed := _closed_form(loss):
         return closed(loss, elements)
     with torch.enable_grad():
@@ -156,8 +157,8 @@ def mixed_derivative(loss: nn.Module, elements: Elements, u: torch.Tensor, t: ta
     """
     if taped(loss):
         t = t or loss.tape(elements)
-        direction = elements.softmax_product(tape.namespace(u)[1](u) * (1 / elements.instances))
-        gradient = t.gradient(direction)
+        with np.errstate(all="ignore"):
+            gradient = t.gradient(elements.softmax_product(tape.namespace(u)[1](u) * (1 / elements.instances)))
         if elements.xp is torch:
             gradient = torch.stack([torch.as_tensor(g, dtype=u.dtype, device=u.device) for g in gradient])
         return (torch.as_tensor(gradient, dtype=loss.weights.dtype),)

@@ -4,7 +4,6 @@ All losses of a call see one stream of initial weights and batches, so they diff
 """
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -100,7 +99,7 @@ def train(
     initialise(model, streams.torch_generator(seed, f"{purpose}-init", *index))
     sessions = [Session(loss, model, config) for loss in losses]
     running = list(sessions)
-    for chunk in itertools.batched(range(steps), CHUNK) if hasattr(itertools, "batched") else _chunks(steps):
+    for chunk in (range(i, min(i + CHUNK, steps)) for i in range(0, steps, CHUNK)):
         data = [batches.draw(task.train, config.batch_size, seed, f"{purpose}-batch", *index, t) for t in chunk]
         for session in running:
             for t, batch in zip(chunk, data, strict=True):
@@ -118,10 +117,6 @@ def train(
         if not running:
             break
     return [s.model if math.isfinite(s.poison) else None for s in sessions]
-
-
-def _chunks(steps: int):
-    return (tuple(range(i, min(i + CHUNK, steps))) for i in range(0, steps, CHUNK))
 
 
 @torch.no_grad()
