@@ -40,7 +40,8 @@ class Elements:
 
     def pull(self, m) -> torch.Tensor:
         """S m / B: the gradient on the raw outputs from m = dM/df, with S the (symmetric) softmax Jacobian."""
-        return self.as_tensor(self.softmax_product(m) * (1 / self.instances))
+        with np.errstate(all="ignore"):  # a non-finite loss is counted by who trains under it
+            return self.as_tensor(self.softmax_product(m) * (1 / self.instances))
 
     def softmax_product(self, m):
         if not self.classification:
@@ -140,7 +141,7 @@ def cotangent(loss: nn.Module, elements: Elements) -> tuple[torch.Tensor, torch.
     """(value (), dL/dz (B, C)): the loss of a batch and its gradient on the raw outputs (eq. 5 without the base model)."""
     if taped(loss):
         t = loss.tape(elements, order=1)
-        with np.errstate(all="ignore"):  # a non-finite loss is counted by its caller
+        with np.errstate(all="ignore"):
             return elements.as_tensor(t.value.sum() / elements.instances), elements.pull(t.derivative)
     if closed := _closed_form(loss):
         return closed(loss, elements)
