@@ -8,9 +8,13 @@
 See the README for a tour, `notebooks/quickstart.ipynb` for one that runs.
 """
 
+import importlib
+
 from .config import BUDGETS, DATASETS, MODELS, Config, Protocol
+from .experiments import report
 from .experiments.cell import METHODS, Cell, find_run, run_cell
 from .experiments.grid import run_grid
+from .experiments.parameters import Parameters, read_parameters
 from .experiments.store import RecordError, Run
 from .losses.export import load_loss
 from .losses.handcrafted import CrossEntropy, SquaredError
@@ -30,6 +34,7 @@ __all__ = [
     "CrossEntropy",
     "DataUnavailable",
     "MetaLoss",
+    "Parameters",
     "Protocol",
     "RecordError",
     "Run",
@@ -40,7 +45,16 @@ __all__ = [
     "load_loss",
     "load_task",
     "meta_gradient",
+    "plots",
+    "read_parameters",
+    "report",
     "run_cell",
     "run_grid",
     "search",
 ]
+
+
+def __getattr__(name: str):
+    if name == "plots":  # the drawing libraries are loaded when they are first asked for, not by every worker
+        return importlib.import_module(".experiments.plots", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

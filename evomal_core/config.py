@@ -137,6 +137,7 @@ class Config:
     dtype: str = "float32"
     engine: str = "auto"  # of the meta-gradient; does not change results in exact arithmetic
     threads: int = 1  # of the CPU, a cell; likewise
+    copies: int = 0  # K of population batching, likewise; 0 chooses by device and model size
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -148,7 +149,7 @@ class Config:
                 object.__setattr__(self, field.name, value := tuple(value))
             if type(value) is not kind:
                 raise ValueError(f"Config.{field.name} must be {kind.__name__}, got {value!r}")
-            if kind is int and value < (0 if field.name in ("meta_steps", "rejection_steps") else 1):
+            if kind is int and value < (0 if field.name in ("meta_steps", "rejection_steps", "copies") else 1):
                 raise ValueError(f"Config.{field.name} must be positive, got {value}")
             if kind is float and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"Config.{field.name} must be finite and not negative, got {value}")
@@ -192,13 +193,14 @@ class Config:
         return cls(**values)
 
 
+# What does not change results in exact arithmetic, and so is no part of a run's identity
+NOT_IDENTITY = ("engine", "threads", "copies")
 _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 
 
 def parse_override(name: str, text: Any) -> Any:
     """One override from its text (`generations`, `"10"`) or value. Raises ValueError that names the near miss."""
-    # What does not change results in exact arithmetic is no part of a cell's identity, and is set elsewhere.
-    check_choice("override", name, [n for n in _FIELDS if n not in ("engine", "threads")])
+    check_choice("override", name, [n for n in _FIELDS if n not in NOT_IDENTITY])
     kind = type(_FIELDS[name].default)
     if not isinstance(text, str):
         return text

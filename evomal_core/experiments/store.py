@@ -22,12 +22,11 @@ from pathlib import Path
 import pandas
 import torch
 
-from ..config import Config
+from ..config import NOT_IDENTITY, Config
 from ..losses.export import load_loss, loss_from_json
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
-NOT_IDENTITY = ("engine", "threads")
 PACKAGES = ("torch", "numpy", "deap", "scikit-learn", "evomal-core")
 
 

@@ -17,6 +17,7 @@ from ..config import Config
 from ..losses.elementwise import Elements, cotangent
 from ..models import initialise
 from ..training.base import Problem, has_random_layers
+from ..training.population import random_layers
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,9 @@ class Probe:
         x, y = (part[: config.rejection_batch] for part in task.train)
         initialise(model, streams.torch_generator(seed, "filter"))
         model.train()
-        with torch.no_grad():
-            if has_random_layers(model):
-                with streams.layer_generator(streams.integer(seed, "filter", 0), x.device):
-                    prediction = model(x)
-            else:
-                prediction = model(x)
+        layer_seed = streams.integer(seed, "filter", 0) if has_random_layers(model) else None
+        with torch.no_grad(), random_layers(layer_seed, x.device):
+            prediction = model(x)
         return cls(prediction.clone(), y, task.metric)
 
     @property

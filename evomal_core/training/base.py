@@ -5,7 +5,7 @@ All losses of a call see one stream of initial weights and batches, so they diff
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from ..config import Config
 from ..losses.elementwise import Elements, cotangent
 from ..models import initialise
 from ..tasks import Task
-from . import batches
+from . import batches, population
 from .chain import Chain
 
 Problem = tuple[Task, nn.Module]  # a task and a base model for it; the model is scratch, its weights are drawn afresh
@@ -33,22 +33,21 @@ class Session:
 
     def __init__(self, loss: nn.Module, model: nn.Module, config: Config):
         self.loss, self.model, self.config = loss, copy.deepcopy(model).train(), config
-        self.optimiser = sgd(self.model, config)
+        self.optimiser = sgd(self.model.parameters(), config)
         self.chain = Chain.of(self.model)
-        self.random_layers = has_random_layers(self.model)
         self.poison = torch.zeros((), device=next(model.parameters()).device)  # NaN once a training loss was not finite
         self.stopped = False
 
     def step(self, batch, seed: int | None) -> None:
         """One gradient step (eq. 3)."""
+        if self.stopped:
+            return
         x, y = batch
         if self.chain:
             inputs, z = self.chain.forward(x)
-        elif self.random_layers:
-            with streams.layer_generator(seed, x.device):
-                z = self.model(x)
         else:
-            z = self.model(x)
+            with population.random_layers(seed, x.device):
+                z = self.model(x)
         value, v = cotangent(self.loss, Elements(z, y, not y.is_floating_point()))
         if self.config.score_non_finite and not math.isfinite(value):
             self.stopped = True  # [R]: stops before this update and is scored with the weights it has
@@ -61,16 +60,24 @@ class Session:
             z.backward(v)
         self.optimiser.step()
 
+    def running(self) -> bool:
+        """Is there anything left to train? Looks at the device, so not to be asked at every step."""
+        return not self.stopped and math.isfinite(self.poison)
 
-def sgd(model: nn.Module, config: Config) -> torch.optim.SGD:
+    def models(self) -> list[nn.Module | None]:
+        """The trained model, None where a training loss was not finite."""
+        return [self.model if math.isfinite(self.poison) else None]
+
+
+def sgd(weights: Iterable[torch.Tensor], config: Config) -> torch.optim.SGD:
     """The base optimiser, with fresh state."""
     return torch.optim.SGD(
-        model.parameters(),
+        weights,
         lr=config.base_learning_rate,
         momentum=config.base_momentum,
         nesterov=config.base_nesterov,
         weight_decay=config.base_weight_decay,
-        fused=all(p.is_floating_point() for p in model.parameters()),
+        fused=True,
     )
 
 
@@ -97,26 +104,29 @@ def train(
     """
     task, model = problem
     initialise(model, streams.torch_generator(seed, f"{purpose}-init", *index))
-    sessions = [Session(loss, model, config) for loss in losses]
-    running = list(sessions)
-    for chunk in (range(i, min(i + CHUNK, steps)) for i in range(0, steps, CHUNK)):
+    together = 1 if config.score_non_finite else population.copies(config, model)
+    if together == 1:
+        sessions = [Session(loss, model, config) for loss in losses]
+    else:
+        groups = [losses[i : i + together] for i in range(0, len(losses), together)]
+        sessions = [population.StackedSession(group, model, config, sgd) for group in groups]
+    running, draws = list(sessions), has_random_layers(model)
+    for start in range(0, steps, CHUNK):
+        chunk = range(start, min(start + CHUNK, steps))
         data = [batches.draw(task.train, config.batch_size, seed, f"{purpose}-batch", *index, t) for t in chunk]
+        seeds = [streams.integer(seed, f"{purpose}-layers", *index, t) if draws else None for t in chunk]
         for session in running:
-            for t, batch in zip(chunk, data, strict=True):
+            for t, batch, layer_seed in zip(chunk, data, seeds, strict=True):
                 if t in milestones:
                     for group in session.optimiser.param_groups:
                         group["lr"] *= 0.1
-                session.step(
-                    batch, streams.integer(seed, f"{purpose}-layers", *index, t) if session.random_layers else None
-                )
-                if session.stopped:
-                    break
-        running = [s for s in running if not s.stopped and math.isfinite(s.poison)]
+                session.step(batch, layer_seed)
+        running = [session for session in running if session.running()]
         if progress:
             progress(chunk[-1] + 1)
         if not running:
             break
-    return [s.model if math.isfinite(s.poison) else None for s in sessions]
+    return [model for session in sessions for model in session.models()]
 
 
 @torch.no_grad()

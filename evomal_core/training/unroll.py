@@ -21,7 +21,7 @@ from .. import streams
 from ..config import Config, check_choice
 from ..losses.elementwise import Elements, cotangent, mixed_derivative
 from ..models import initialise
-from . import batches, gram
+from . import batches, gram, population
 from .base import Problem, has_random_layers
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -84,14 +84,16 @@ class BaseMaps:
         self.fixed = {name: p for name, p in model.named_parameters() if not p.requires_grad}
         self.random_layers = has_random_layers(model)
 
-    def __call__(self, weights, x: torch.Tensor, seed: int) -> torch.Tensor:
+    def __call__(self, weights, x: torch.Tensor, seed: int, buffers: dict | None = None) -> torch.Tensor:
         """Outputs (B, C) at `weights`; the same seed draws the same Dropout masks."""
         state = dict(zip(self.names, weights, strict=True)) | self.fixed
-        state |= {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        if not self.random_layers:
+        state |= {name: buffer.clone() for name, buffer in (buffers or dict(self.model.named_buffers())).items()}
+        with population.random_layers(seed if self.random_layers else None, x.device):
             return functional_call(self.model, state, (x,))
-        with streams.layer_generator(seed, x.device):
-            return functional_call(self.model, state, (x,))
+
+    def stacked_buffers(self, n: int) -> dict[str, torch.Tensor]:
+        """The buffers of `n` copies: vmap updates running statistics in place only where they are stacked too."""
+        return {name: population.stack(buffer, n) for name, buffer in self.model.named_buffers()}
 
     def gradient(self, loss, weights, batch: Batch, seed: int) -> tuple[torch.Tensor, ...]:
         """Gradient of `loss` on a batch in the weights."""
@@ -117,6 +119,11 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
         theta0 = tuple(w.requires_grad_() for w in (w.detach() for w in maps.weights))
         z0 = maps(theta0, x, seeds[0])
     shared = Elements(z0, y, not y.is_floating_point())
+    together = population.copies(config, model)
+    if len(train) == 1 and min(together, len(losses)) > 1:
+        groups = [losses[i : i + together] for i in range(0, len(losses), together)]
+        common = (maps, z0, theta0, train[0], validation, task_loss, config, seeds)
+        return [gradient for group in groups for gradient in population.stacked_jvp(group, *common)]
     results = []
     for loss in losses:
         path, direction, buffer = [maps.weights], None, None

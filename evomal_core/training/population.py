@@ -1,0 +1,103 @@
+"""Population batching: K copies of a small base model as stacked weights under `torch.func.vmap`, one step for all.
+
+For a GPU, where a single small model leaves most of the machine idle; on a CPU it gains nothing where weights differ, and
+is there to be tested. The plain forms are `base.Session` and `unroll.jvp_engine`, equal to rounding: SGD on stacked weights
+is K independent SGDs, BatchNorm keeps K running statistics, and Dropout draws one mask for all copies, as one-by-one runs
+of the same seed do.
+"""
+
+import contextlib
+import copy
+
+import torch
+from torch import nn
+from torch.func import functional_call, jvp, vmap
+
+from .. import streams
+from ..config import Config
+from ..losses.elementwise import Elements, cotangent, mixed_derivative
+
+STACKED_WEIGHTS = 100_000_000  # numbers that the stacked weights of a group may hold, by default
+
+
+def copies(config: Config, model: nn.Module) -> int:
+    """K: `config.copies`, or, if that is 0, one on a CPU and on a GPU as many as `STACKED_WEIGHTS` allows, at most 32."""
+    if config.copies:
+        return config.copies
+    weight = next(model.parameters())
+    if not weight.is_cuda:
+        return 1
+    return max(1, min(32, STACKED_WEIGHTS // sum(p.numel() for p in model.parameters())))
+
+
+def random_layers(seed: int | None, device: torch.device):
+    """The context in which a model with random layers is run; nothing for `seed=None`."""
+    return contextlib.nullcontext() if seed is None else streams.layer_generator(seed, device)
+
+
+class StackedSession:
+    """Base training of several candidates as one; interface of `base.Session`."""
+
+    def __init__(self, losses, model: nn.Module, config: Config, optimiser):
+        self.losses, self.model = list(losses), copy.deepcopy(model).train()
+        n = len(self.losses)
+        self.weights = {name: stack(p, n).requires_grad_() for name, p in model.named_parameters()}
+        self.buffers = {name: stack(b, n) for name, b in model.named_buffers()}
+        self.optimiser = optimiser(self.weights.values(), config)
+        self.poison = torch.zeros(n, device=next(model.parameters()).device)
+
+    def step(self, batch, seed: int | None) -> None:
+        """One gradient step of every copy (eq. 3)."""
+        x, y = batch
+        with random_layers(seed, x.device):
+            z = vmap(lambda w, b: functional_call(self.model, (w, b), (x,)), randomness="same")(
+                self.weights, self.buffers
+            )
+        elements = [Elements(z_k, y, not y.is_floating_point()) for z_k in z]  # (B, C) each
+        pairs = [cotangent(loss, e) for loss, e in zip(self.losses, elements, strict=True)]
+        self.poison += torch.stack([value for value, _ in pairs]) * 0
+        gradients = torch.autograd.grad(z, list(self.weights.values()), torch.stack([v for _, v in pairs]))
+        for weight, gradient in zip(self.weights.values(), gradients, strict=True):
+            weight.grad = gradient.contiguous()  # the fused optimiser reads memory order, not strides
+        self.optimiser.step()
+
+    def running(self) -> bool:
+        return bool(self.poison.isfinite().any())
+
+    def models(self) -> list[nn.Module | None]:
+        """The trained models, None where a training loss was not finite."""
+        result: list[nn.Module | None] = []
+        for k, finite in enumerate(self.poison.isfinite().tolist()):
+            trained = copy.deepcopy(self.model) if finite else None
+            if trained is not None:
+                stacked = {**self.weights, **self.buffers}
+                trained.load_state_dict({n: t[k].detach() for n, t in stacked.items()}, strict=False)
+            result.append(trained)
+        return result
+
+
+def stack(tensor: torch.Tensor, n: int) -> torch.Tensor:
+    """`n` copies of a tensor, (n, ...)."""
+    return tensor.detach().expand(n, *tensor.shape).clone()
+
+
+def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: Config, seeds) -> list[tuple]:
+    """`unroll.jvp_engine` for S_base = 1, all losses at once: batched vjp, K models at theta_new, batched jvp."""
+    x, y = train
+    alpha = config.base_learning_rate * (1 + config.base_momentum if config.base_nesterov else 1)
+    shared = Elements(z0, y, not y.is_floating_point())
+    v = torch.stack([cotangent(loss, shared)[1] for loss in losses])  # (K, B, C)
+    gradients = torch.autograd.grad(z0, theta0, v, is_grads_batched=True, retain_graph=True)  # (K, ...) each
+    theta = tuple(
+        (w - alpha * (g + config.base_weight_decay * w)).requires_grad_()
+        for w, g in zip(maps.weights, gradients, strict=True)
+    )
+    with torch.enable_grad():
+        z = vmap(lambda w, b: maps(w, validation[0], seeds[-1], b), randomness="same")(
+            theta, maps.stacked_buffers(len(losses))
+        )
+    task_v = [cotangent(task_loss, Elements(z_k, validation[1], shared.classification))[1] for z_k in z]
+    h = torch.autograd.grad(z, theta, torch.stack(task_v))
+    along = vmap(lambda t, b: jvp(lambda *w: maps(w, x, seeds[0], b), maps.weights, t)[1], randomness="same")
+    u = along(tuple(-alpha * part for part in h), maps.stacked_buffers(len(losses)))  # (K, B, C)
+    return [mixed_derivative(loss, shared, u_k) for loss, u_k in zip(losses, u, strict=True)]
