@@ -2,7 +2,7 @@
 
 A notebook has one cell tagged `parameters`, of `name = value  # help` lines, and right behind it:
 
-    p = ec.read_parameters(globals(), ("seed", "budget", "datasets"))
+    p = ec.read_parameters(globals(), "seed budget datasets")
 
 papermill writes the caller's values into a cell between the two, so an unknown name is simply one more global. It passes
 single values (`-p seed 3`), so a list may also be one value or a comma-separated string (`-p datasets diabetes,boston`).
@@ -83,19 +83,19 @@ class Parameters:
         return "\n".join(f"{name} = {value!r}" for name, value in dataclasses.asdict(self).items())
 
 
-def read_parameters(given: Mapping, known: Iterable[str], **choices: Iterable[str]) -> Parameters:
+def read_parameters(given: Mapping, known: str | Iterable[str], **choices: Iterable[str]) -> Parameters:
     """Check and freeze a notebook's parameters.
 
     Args:
         given: the notebook's `globals()`, or a plain dict.
-        known: names of the parameters that the notebook takes, of the fields of `Parameters`.
+        known: names of the parameters that the notebook takes, of the fields of `Parameters`; a list, or text with spaces.
         choices: where fewer values are allowed than the package knows, for example `datasets=("diabetes", "boston")`.
 
     Raises:
         ValueError: an unknown parameter or value, with its near miss. Names that later cells of the notebook define are
             no parameters, so in a live kernel unknown names are looked for by the first call only.
     """
-    known = tuple(known)
+    known = tuple(known.split() if isinstance(known, str) else known)
     fields = {f.name: f.default for f in dataclasses.fields(Parameters)}
     for name in known:
         check_choice("known parameter", name, fields)

@@ -6,6 +6,7 @@ Figures do not go through pyplot: nothing is shown that was not asked for, and n
 
 import functools
 import io
+import itertools
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..search.evaluate import OUTCOMES
 from .report import METHOD_ORDER, SOURCES, Records
 
 PALETTE = seaborn.color_palette("colorblind")
-COLOURS = dict(zip(METHOD_ORDER, PALETTE, strict=False))
+COLOURS = {m: PALETTE[i] for m, i in zip(METHOD_ORDER, (7, 5, 6, 4, 1, 0, 2), strict=True)}
 DPI = 110
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "-1": "−1"}
 OUTCOME_NAMES = {"symbolic": "symbolic hit", "equivalent": "gradient hit", "non_finite": "not finite"}
@@ -85,25 +86,24 @@ def fitness_curve(runs: Records | Iterable) -> Figure:
     for source, run in sourced:
         if "best_so_far" in run.history and run.history["best_so_far"].notna().any():
             panel = curves.setdefault((run.cell.dataset, run.cell.model), {})
-            rows = panel.setdefault((METHOD_ORDER.index(run.cell.method), source), {})
+            rows = panel.setdefault((METHOD_ORDER.index(run.cell.method), SOURCES.index(source)), {})
             rows[len(rows)] = run.history.set_index("generation")["best_so_far"].astype(float)
-    figure = Figure(figsize=(max(4.8, 3.7 * len(curves)), 3.2), layout="constrained")
+    figure = Figure(figsize=(max(4.8, 3.7 * len(curves)), 3.6), layout="constrained")
     axes = figure.subplots(1, max(1, len(curves)), squeeze=False)[0]
     if not curves:
-        axes[0].text(0.5, 0.5, "no record", ha="center", va="center", transform=axes[0].transAxes)
+        axes[0].set(xticks=[], yticks=[])
+        axes[0].text(0.5, 0.5, "no record", ha="center", va="center")
     for axis, ((dataset, model), panel) in zip(axes, curves.items(), strict=False):
         for (method, source), rows in sorted(panel.items()):
             table = pandas.DataFrame(rows).dropna()  # (generations, seeds)
             name = METHOD_ORDER[method]
-            label = f"{name}, n = {len(rows)}" + (" (own)" if isinstance(runs, Records) and source == "own" else "")
-            style = "--" if source == "own" and isinstance(runs, Records) else "-"
-            axis.plot(table.index + 1, table.mean(axis=1), style, color=COLOURS[name], label=label)
-            axis.fill_between(
-                table.index + 1, table.min(axis=1), table.max(axis=1), color=COLOURS[name], alpha=0.15, lw=0
-            )
+            dashed = isinstance(runs, Records) and SOURCES[source] == "own"
+            label = f"{name}, n = {len(rows)}" + (" (own)" if dashed else "")
+            x, color = table.index + 1, COLOURS[name]
+            axis.plot(x, table.mean(axis=1), "--" if dashed else "-", color=color, label=label)
+            axis.fill_between(x, table.min(axis=1), table.max(axis=1), color=color, alpha=0.13, lw=0)
         axis.set_title(f"{dataset}, {model}")
-        axis.legend(fontsize="small")
-    for axis in axes:
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False)
         axis.set_xlabel("generation")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("best fitness so far (validation)")
@@ -114,7 +114,9 @@ def fitness_curve(runs: Records | Iterable) -> Figure:
 def filter_counts(runs) -> Figure:
     """How the candidates of each generation came by their fitness (Fig. 5): stacked counts, the mean over several runs."""
     runs = [runs] if hasattr(runs, "history") else list(runs)
-    history = pandas.concat([run.history for run in runs]).groupby("generation")[list(OUTCOMES)].mean()
+    history = (
+        pandas.concat([pandas.DataFrame(run.history) for run in runs]).groupby("generation")[list(OUTCOMES)].mean()
+    )
     figure = Figure(figsize=(5.6, 3.0), layout="constrained")
     axis = figure.subplots()
     bottom = 0 * history["elite"]
@@ -139,12 +141,11 @@ def loss_shape(loss, ys: Iterable[float] = (-1.0, 0.0, 1.0), reach: float = 3.0,
     figure = Figure(figsize=(4.8, 3.2), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color="0.6", lw=0.8)
-    for y, colour, style in zip(
-        (1.0, 0.0) if classification else ys, PALETTE, ("-", "--", "-.", ":") * 3, strict=False
-    ):
+    ys = (1.0, 0.0) if classification else ys
+    for y, colour, style in zip(ys, PALETTE, itertools.cycle(("-", "--", "-.", ":")), strict=False):
         x = torch.linspace(0.001, 0.999, points) if classification else torch.linspace(-reach, reach, points)
         f = x if classification else x + y
-        axis.plot(x, _elementwise(loss, torch.full_like(f, y), f), style, color=colour, label=f"y = {y:g}")
+        axis.plot(x, _elementwise(loss, torch.full_like(f, y), f), style, color=colour, label=_minus(f"y = {y:g}"))
     name = "p" if classification else "f − y"
     axis.set(xlabel=name, ylabel="loss of one element")
     axis.legend(fontsize="small")
@@ -157,6 +158,10 @@ def _elementwise(loss, y: torch.Tensor, f: torch.Tensor):
             return (loss.elementwise(y, f.to(y)) + torch.zeros_like(f)).numpy()
     values = sympy.lambdify((Y, F), loss.to_sympy(), "numpy")
     return values(y.numpy(), f.numpy()) + 0 * f.numpy()
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 @_styled
@@ -185,21 +190,25 @@ def draw_network(loss, digits: int = 4) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
     font = 10 * max(scale, 0.45)
-    arrow = {"arrowstyle": "-|>", "color": "0.45", "lw": max(scale, 0.4), "shrinkA": 13 * scale, "shrinkB": 13 * scale}
-    for child, parent in edges:
-        axis.annotate("", places[parent], places[child], arrowprops=arrow)
-        middle = [0.52 * a + 0.48 * b for a, b in zip(places[child], places[parent], strict=True)]
-        weight = f"{loss.weights[child - 1].item():.{digits}g}"
-        box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
-        axis.text(*middle, weight, ha="center", va="center", fontsize=0.75 * font, color="0.25", bbox=box)
-    colours = {"y": PALETTE[1], "f": PALETTE[0], "1": "0.75", "-1": "0.75"}
+    colours = {"y": (*PALETTE[1], 0.45), "f": (*PALETTE[0], 0.45), "1": "0.85", "-1": "0.85"}
+    shapes = {}
     for node, place_ in places.items():
         name = expression.node_name(tree[node])
-        box = {"boxstyle": "circle,pad=0.3" if len(name) < 3 else "round,pad=0.35", "ec": "0.3", "lw": 0.8 * scale}
-        box["fc"] = (*colours[name][:3], 0.45) if isinstance(colours.get(name), tuple) else colours.get(name, "white")
-        axis.text(*place_, SYMBOLS.get(name, name), ha="center", va="center", fontsize=font, bbox=box)
+        style = "round,pad=0.35" if children[node] else "circle,pad=0.3"
+        box = {"boxstyle": style, "fc": colours.get(name, "white"), "ec": "0.3", "lw": 0.8 * scale}
+        size = font * (0.8 if name == "-1" else 1)
+        text = axis.text(*place_, SYMBOLS.get(name, name), ha="center", va="center", fontsize=size, bbox=box)
+        shapes[node] = text.get_bbox_patch()
+    arrow = {"arrowstyle": "-|>", "color": "0.45", "lw": max(scale, 0.4), "shrinkA": 1, "shrinkB": 1}
+    for child, parent in edges:
+        between = arrow | {"patchA": shapes[child], "patchB": shapes[parent]}
+        axis.annotate("", places[parent], places[child], arrowprops=between)
+        middle = [0.52 * a + 0.48 * b for a, b in zip(places[child], places[parent], strict=True)]
+        weight = _minus(f"{loss.weights[child - 1].item():#.{digits}g}")
+        box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
+        axis.text(*middle, weight, ha="center", va="center", fontsize=0.75 * font, color="0.25", bbox=box)
     output = (0.9, places[0][1])
-    axis.annotate("", output, places[0], arrowprops=arrow | {"shrinkB": 0})
+    axis.annotate("", output, places[0], arrowprops=arrow | {"patchA": shapes[0]})
     axis.text(*output, " softplus" if loss.non_negative else r" $\mathcal{M}$", ha="left", va="center", fontsize=font)
     axis.set(xlim=(-height - 0.35, 1.4), ylim=(-leaves + 0.45, 0.55))
     axis.axis("off")

@@ -37,6 +37,11 @@ class Records:
     own: list[store.Run]
     damaged: list[str]
 
+    @property
+    def problems(self) -> list[str]:
+        """A line for each record or run that is missing for a reason."""
+        return self.damaged + [f"{run.cell}: {run.status}, {run.reason}" for run in self.own if run.reason]
+
     def table(self) -> pandas.DataFrame:
         """`runs_table` of both, told apart by the column `source`."""
         return runs_table([*self.reference, *self.own], ["reference"] * len(self.reference) + ["own"] * len(self.own))
@@ -204,3 +209,22 @@ def hardware(device: str = "auto") -> str:
     versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
     machine = facts["hardware"]
     return f"{machine['cpu']}, {machine['cores']} cores, {machine.get('gpu', machine['device'])}\n{versions}"
+
+
+def levels(
+    runs: Records, dataset: str, method: str = "baseline", budget: str = "paper"
+) -> dict[str, tuple[float, int]]:
+    """Protocol -> (mean test metric, n) of the reference records, for what the split alone does."""
+    chosen = runs.select(dataset=dataset, method=method, budget=budget)
+    groups = runs_table(chosen.reference, "reference").dropna(subset="test_metric").groupby("protocol")["test_metric"]
+    return {protocol: (values.mean(), len(values)) for protocol, values in groups}
+
+
+def best_runs(runs: Records) -> list[store.Run]:
+    """Of each data set, model, method, protocol and budget the complete run of lowest fitness (validation, not test)."""
+    best: dict[tuple, store.Run] = {}
+    for run in runs.reference + runs.own:
+        key = tuple(getattr(run.cell, name) for name in KEYS)
+        if run.status == "complete" and run.data.get("fitness") is not None:
+            best[key] = min(best.get(key, run), run, key=lambda r: r.data["fitness"])
+    return [best[key] for key in sorted(best, key=_order)]

@@ -160,9 +160,8 @@ def mixed_derivative(loss: nn.Module, elements: Elements, u: torch.Tensor, t: ta
         t = t or loss.tape(elements)
         with np.errstate(all="ignore"):
             gradient = t.gradient(elements.softmax_product(tape.namespace(u)[1](u) * (1 / elements.instances)))
-        if elements.xp is torch:
-            gradient = torch.stack([torch.as_tensor(g, dtype=u.dtype, device=u.device) for g in gradient])
-        return (torch.as_tensor(gradient, dtype=loss.weights.dtype),)
+        gradient = torch.stack(gradient) if elements.xp is torch else torch.tensor(gradient)
+        return (gradient.to(loss.weights.dtype),)
     phi = tuple(loss.parameters())
     with torch.enable_grad():
         z = elements.prediction.detach().requires_grad_()

@@ -50,6 +50,7 @@ class Tape:
         """`program`: list of (jet or terminal name, children) in prefix order; `weights`: n - 1 scalars, one an edge."""
         self.program, self.weights, self.xp = program, weights, xp
         one = xp.ones((), dtype=f.dtype) if xp is np else torch.ones((), dtype=f.dtype, device=f.device)
+        self.zero = 0 * one
         terminals = {"y": (y, None), "f": (f, one), "1": (one, None), "-1": (-one, None)}
         n = len(program)
         self.nodes = [None] * n  # (value, tangent)
@@ -69,7 +70,7 @@ class Tape:
                 self.output = (*softplus(xp, value, order)[1:], tangent)
                 value, tangent = softplus(xp, value, 0)[0], _times(tangent, self.output[0])
         self.value = xp.broadcast_to(value, f.shape)
-        self.derivative = xp.broadcast_to(tangent if tangent is not None else 0 * one, f.shape)
+        self.derivative = xp.broadcast_to(tangent if tangent is not None else self.zero, f.shape)
 
     def _apply(self, i, operator, x, t, order):
         moving = any(tangent is not None for tangent in t)
@@ -82,7 +83,7 @@ class Tape:
 
     def gradient(self, u) -> list:
         """d<derivative, u>/dw for every edge, scalars in prefix order of the child nodes; `u` is (B, C)."""
-        gradient = [0.0] * (len(self.program) - 1)
+        gradient = [self.zero] * (len(self.program) - 1)
         adjoints: list = [(None, None)] * len(self.program)
         adjoints[0] = (None, u)
         with np.errstate(all="ignore"):

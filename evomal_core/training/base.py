@@ -20,6 +20,7 @@ from .chain import Chain
 
 Problem = tuple[Task, nn.Module]  # a task and a base model for it; the model is scratch, its weights are drawn afresh
 CHUNK = 10  # steps that one candidate makes before the next: its weights stay in the cache, batches are drawn once
+CHECK_EVERY = 5 * CHUNK  # steps between looks for trainings that diverged
 EVALUATION_BATCH = 2_000
 
 
@@ -33,6 +34,11 @@ class Session:
 
     def __init__(self, loss: nn.Module, model: nn.Module, config: Config):
         self.loss, self.model, self.config = loss, copy.deepcopy(model).train(), config
+        # Convolutions on a CPU run a fifth faster with the channels last in memory.
+        self.layout = torch.contiguous_format
+        if any(isinstance(m, nn.Conv2d) for m in model.modules()):
+            self.layout = torch.channels_last
+            self.model.to(memory_format=self.layout)
         self.optimiser = sgd(self.model.parameters(), config)
         self.chain = Chain.of(self.model)
         self.poison = torch.zeros((), device=next(model.parameters()).device)  # NaN once a training loss was not finite
@@ -47,7 +53,7 @@ class Session:
             inputs, z = self.chain.forward(x)
         else:
             with population.random_layers(seed, x.device):
-                z = self.model(x)
+                z = self.model(x.contiguous(memory_format=self.layout))
         value, v = cotangent(self.loss, Elements(z, y, not y.is_floating_point()))
         if self.config.score_non_finite and not math.isfinite(value):
             self.stopped = True  # [R]: stops before this update and is scored with the weights it has
@@ -121,7 +127,8 @@ def train(
                     for group in session.optimiser.param_groups:
                         group["lr"] *= 0.1
                 session.step(batch, layer_seed)
-        running = [session for session in running if session.running()]
+        if start % CHECK_EVERY == 0:  # rarely: on a GPU the host waits for it
+            running = [session for session in running if session.running()]
         if progress:
             progress(chunk[-1] + 1)
         if not running:

@@ -8,9 +8,9 @@ from .. import streams
 
 
 @lru_cache(maxsize=8192)  # every generation of a run draws the same batches
-def _indices(instances: int, batch_size: int, seed: int, purpose: str, *index: int) -> torch.Tensor:
+def _rows(device: torch.device, instances: int, batch_size: int, seed: int, purpose: str, *index: int) -> torch.Tensor:
     generator = streams.numpy_generator(seed, purpose, *index)
-    return torch.from_numpy(generator.choice(instances, batch_size, replace=False))
+    return torch.from_numpy(generator.choice(instances, batch_size, replace=False)).to(device)
 
 
 def draw(part: tuple[torch.Tensor, torch.Tensor], batch_size: int, seed: int, purpose: str, *index: int):
@@ -21,7 +21,5 @@ def draw(part: tuple[torch.Tensor, torch.Tensor], batch_size: int, seed: int, pu
     x, y = part
     if len(x) <= batch_size:
         return part
-    rows = _indices(len(x), batch_size, seed, purpose, *index)
-    if x.is_cuda:
-        rows = rows.pin_memory().to(x.device, non_blocking=True)
+    rows = _rows(x.device, len(x), batch_size, seed, purpose, *index)
     return x.index_select(0, rows), y.index_select(0, rows)
