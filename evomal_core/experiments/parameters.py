@@ -11,6 +11,7 @@ single values (`-p seed 3`), so a list may also be one value or a comma-separate
 import dataclasses
 import difflib
 import itertools
+import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from ..config import Config, check_choice
 from . import store
 from .cell import METHODS, Cell
 
-DEVICES = ("auto", "cpu", "cuda")
 IPYTHON_NAMES = ("In", "Out", "get_ipython", "exit", "quit", "open")
 SIMPLE = (str, int, float, list, tuple, dict, set, type(None))  # what a parameter can be; modules, functions … are not
 CHECKED = "_evomal_parameters_checked"  # stands in a notebook's globals once they were checked
@@ -96,38 +96,33 @@ def read_parameters(given: Mapping, known: str | Iterable[str], **choices: Itera
             no parameters, so in a live kernel unknown names are looked for by the first call only.
     """
     known = tuple(known.split() if isinstance(known, str) else known)
-    fields = {f.name: f.default for f in dataclasses.fields(Parameters)}
     for name in known:
-        check_choice("known parameter", name, fields)
+        check_choice("known parameter", name, _READERS)
     if not given.get(CHECKED):
         _refuse_unknown(given, known)
     if "get_ipython" in given and isinstance(given, MutableMapping):
         given[CHECKED] = True
-    values = {name: _READERS[name](name, given[name]) for name in known if name in given}
+    p = Parameters(**{name: _READERS[name](name, given[name]) for name in known if name in given})
     for name, allowed in choices.items():
-        for value in values.get(name, ()):
+        for value in getattr(p, name):
             check_choice(name, value, allowed)
-    values = {"budget": fields["budget"], "protocol": fields["protocol"], **values}
-    first = None
-    for cell in Parameters(**values).rows:  # every name is checked here
-        first = first or cell
-    return Parameters(**{**values, "budget": first.budget, "protocol": first.protocol})
+    row = p.rows[0]  # making the rows checks every name
+    return dataclasses.replace(p, budget=row.budget, protocol=row.protocol)
 
 
 def _refuse_unknown(given: Mapping, known: tuple[str, ...]) -> None:
     for name, value in given.items():
-        own = name in known or name.startswith("_") or name in IPYTHON_NAMES or not isinstance(value, SIMPLE)
-        if not own:
+        if not (name in known or name.startswith("_") or name in IPYTHON_NAMES) and isinstance(value, SIMPLE):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"unknown parameter {name!r}; this notebook takes {', '.join(known)}.{hint}")
 
 
-def _whole(name: str, value) -> int:
+def _whole(name: str, value, least: int = 0) -> int:
     if isinstance(value, str) and value.strip().isdecimal():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a whole number, 0 or more; got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more; got {value!r}")
     return value
 
 
@@ -135,56 +130,34 @@ def _listed(name: str, value) -> tuple:
     """A list, one value, or a comma-separated string, also one in brackets: what `-p seeds "[0, 1]"` passes."""
     if isinstance(value, str):
         value = [part.strip(" '\"") for part in value.strip(" []()").split(",") if part.strip()]
-    elif value is None:
-        value = ()
-    elif not isinstance(value, (list, tuple, set)):
-        value = [value]
+    elif not isinstance(value, (list, tuple)):
+        value = [] if value is None else [value]
     return tuple(dict.fromkeys(value))
 
 
 def _names(name: str, value) -> tuple[str, ...]:
-    listed = _listed(name, value)
-    if not listed:
+    if not (listed := _listed(name, value)):
         raise ValueError(f"{name} must name at least one, got {value!r}")
     return listed
+
+
+def _device(name: str, value) -> str:
+    if not re.fullmatch(r"cuda:\d+", str(value)):
+        check_choice(name, value, ("auto", "cpu", "cuda"))
+    return value
 
 
 def _optional(read):
     return lambda name, value: None if value in (None, "", "None") else read(name, value)
 
 
-def _text(name: str, value) -> str:
-    return str(value)
-
-
-def _device(name: str, value) -> str:
-    kind, _, number = str(value).partition(":")
-    check_choice(name, kind, DEVICES)
-    if number and not (kind == "cuda" and number.isdecimal()):
-        raise ValueError(f"{name} must be one of {', '.join(DEVICES)} or cuda:<number>; got {value!r}")
-    return str(value)
-
-
-def _workers(name: str, value) -> int:
-    if _whole(name, value) == 0:
-        raise ValueError(f"{name} must be 1 or more, got {value!r}")
-    return _whole(name, value)
-
-
-def _flag(name: str, value) -> bool:
-    flag = {"true": True, "false": False}.get(str(value).lower())
-    if flag is None:
-        raise ValueError(f"{name} must be True or False, got {value!r}")
-    return flag
-
-
-_READERS = {
+_READERS = {  # parameter -> function of its name and the value given
     "seed": _optional(_whole),
     "seeds": lambda name, value: tuple(_whole(name, v) for v in _listed(name, value)),
     **dict.fromkeys(("datasets", "models", "methods"), _names),
-    **dict.fromkeys(("budget", "protocol"), _text),
+    **dict.fromkeys(("budget", "protocol"), lambda name, value: str(value)),
     "device": _device,
-    **dict.fromkeys(("results_dir", "data_dir"), _optional(_text)),
-    "workers": _optional(_workers),
-    "force": _flag,
+    **dict.fromkeys(("results_dir", "data_dir"), _optional(lambda name, value: str(value))),
+    "workers": _optional(lambda name, value: _whole(name, value, least=1)),
+    "force": lambda name, value: check_choice(name, str(value).capitalize(), ("True", "False")) == "True",
 }

@@ -4,43 +4,36 @@ Figures do not go through pyplot: nothing is shown that was not asked for, and n
 `show(figure)` displays one; anywhere else it does nothing.
 """
 
-import functools
 import io
 import itertools
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import IPython.display
 import pandas
+import PIL.Image
 import seaborn
 import sympy
 import torch
-from IPython import get_ipython
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..losses import expression
 from ..losses.export import F, Y
 from ..search.evaluate import OUTCOMES
-from .report import METHOD_ORDER, SOURCES, Records
+from .report import METHOD_ORDER, Records
 
 PALETTE = seaborn.color_palette("colorblind")
 COLOURS = {m: PALETTE[i] for m, i in zip(METHOD_ORDER, (7, 5, 6, 4, 1, 0, 2), strict=True)}
-DPI = 110
+DPI = 110  # on the screen
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "-1": "−1"}
 OUTCOME_NAMES = {"symbolic": "symbolic hit", "equivalent": "gradient hit", "non_finite": "not finite"}
 
 
 def _styled(draw):
     """Every figure of this module is drawn in this style; the reader's own settings stay as they are."""
-
-    @functools.wraps(draw)
-    def styled(*args, **kwargs):
-        with seaborn.axes_style("whitegrid"), seaborn.plotting_context("notebook", font_scale=0.8):
-            return draw(*args, **kwargs)
-
-    return styled
+    return seaborn.axes_style("whitegrid")(seaborn.plotting_context("notebook", font_scale=0.8)(draw))
 
 
 def save(figure: Figure, path) -> list[Path]:
@@ -55,71 +48,91 @@ def save(figure: Figure, path) -> list[Path]:
 
 def show(figure: Figure) -> None:
     """Display a figure in a notebook; elsewhere do nothing."""
-    if get_ipython() is not None:
-        IPython.display.display(_image(figure))
+    if display := _display():
+        display.display(_image(figure))
+
+
+def _display():
+    """`IPython.display` if there is a notebook or an IPython shell to display in, else None."""
+    ipython = sys.modules.get("IPython")
+    return ipython.display if ipython is not None and ipython.get_ipython() is not None else None
 
 
 def _image(figure: Figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return IPython.display.Image(buffer.getvalue(), format="png")
+    """A PNG of few colours, a third of the usual size: notebooks are committed with their figures."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=DPI)
+    PIL.Image.open(full).convert("RGB").quantize(48).save(small, format="png", optimize=True)
+    return _display().Image(small.getvalue(), format="png")
 
 
 @_styled
 def fitness_curve(runs: Records | Iterable) -> Figure:
     """Best fitness so far against the generation: mean over seeds, with the band from the smallest to the largest.
 
-    One panel a data set and model, one colour a method; of `Records` the reference is drawn solid, own runs dashed. A run
-    without any finite fitness is left out, and a curve begins where all of its runs have one; the legend gives their number.
+    One panel a data set and model, one colour a method; of `Records` the reference is drawn solid, own runs dashed; a plain
+    list is drawn solid. A run without any finite fitness is left out, and a curve begins where all of its runs have one;
+    the legend gives their number n. The axis ends at three times the largest last value.
 
     Raises:
         ValueError: runs of several budgets or protocols, which are not to be pooled.
     """
-    sourced = (
-        [(s, run) for s in SOURCES for run in getattr(runs, s)]
-        if isinstance(runs, Records)
-        else [("own", run) for run in runs]
-    )
-    if len({(run.cell.budget, run.cell.protocol) for _, run in sourced}) > 1:
+    records = runs if isinstance(runs, Records) else Records(list(runs), [], [])
+    if len({(run.cell.budget, run.cell.protocol) for run in records.reference + records.own}) > 1:
         raise ValueError("fitness_curve: the runs must be of one budget and protocol; select them first")
-    curves: dict = {}
-    for source, run in sourced:
-        if "best_so_far" in run.history and run.history["best_so_far"].notna().any():
-            panel = curves.setdefault((run.cell.dataset, run.cell.model), {})
-            rows = panel.setdefault((METHOD_ORDER.index(run.cell.method), SOURCES.index(source)), {})
-            rows[len(rows)] = run.history.set_index("generation")["best_so_far"].astype(float)
-    figure = Figure(figsize=(max(4.8, 3.7 * len(curves)), 3.6), layout="constrained")
-    axes = figure.subplots(1, max(1, len(curves)), squeeze=False)[0]
-    if not curves:
+    rows = []
+    for number, run in enumerate(records.reference + records.own):
+        history = run.history.reindex(columns=["generation", "best_so_far"]).astype(float).dropna()
+        if len(history):
+            curve = run.cell.method + (" (own)" if number >= len(records.reference) else "")
+            panel = f"{run.cell.dataset}, {run.cell.model}"
+            rows.append(history.assign(panel=panel, curve=curve, run=number, first=history["generation"].min()))
+    table = pandas.concat(rows) if rows else pandas.DataFrame(columns=["panel"])
+    panels = table.groupby("panel", sort=False)
+    figure = Figure(figsize=(max(4.8, 3.7 * len(panels)), 3.6), layout="constrained")
+    axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+    if not len(panels):
         axes[0].set(xticks=[], yticks=[])
         axes[0].text(0.5, 0.5, "no record", ha="center", va="center")
-    for axis, ((dataset, model), panel) in zip(axes, curves.items(), strict=False):
-        for (method, source), rows in sorted(panel.items()):
-            table = pandas.DataFrame(rows).dropna()  # (generations, seeds)
-            name = METHOD_ORDER[method]
-            dashed = isinstance(runs, Records) and SOURCES[source] == "own"
-            label = f"{name}, n = {len(rows)}" + (" (own)" if dashed else "")
-            x, color = table.index + 1, COLOURS[name]
-            axis.plot(x, table.mean(axis=1), "--" if dashed else "-", color=color, label=label)
-            axis.fill_between(x, table.min(axis=1), table.max(axis=1), color=color, alpha=0.13, lw=0)
-        axis.set_title(f"{dataset}, {model}")
-        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False)
-        axis.set_xlabel("generation")
+    for axis, (title, panel) in zip(axes, panels, strict=False):
+        curves = panel.groupby("curve")
+        table = panel[panel["generation"] >= curves["first"].transform("max")].assign(
+            generation=panel["generation"] + 1
+        )
+        names = sorted(set(table["curve"]), key=lambda name: (METHOD_ORDER.index(name.split()[0]), name))
+        colours = {name: COLOURS[name.split()[0]] for name in names}
+        dashes = {name: (4, 2) if "own" in name else "" for name in names}
+        how = {
+            "hue": "curve",
+            "style": "curve",
+            "hue_order": names,
+            "palette": colours,
+            "dashes": dashes,
+            "err_kws": {"lw": 0, "alpha": 0.13},
+        }
+        seaborn.lineplot(table, x="generation", y="best_so_far", errorbar=("pi", 100), ax=axis, **how)
+        labels = [f"{name}, n = {curves['run'].nunique()[name]}" for name in names]
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2, "frameon": False}
+        axis.legend(axis.get_legend_handles_labels()[0], labels, fontsize="small", **below)
+        axis.set(title=title, ylabel="")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _cut(axis, panel.groupby("run")["best_so_far"].min().max())
     axes[0].set_ylabel("best fitness so far (validation)")
     return figure
 
 
 @_styled
 def filter_counts(runs) -> Figure:
-    """How the candidates of each generation came by their fitness (Fig. 5): stacked counts, the mean over several runs."""
+    """How the candidates of each generation came by their fitness (Fig. 5): stacked counts, the mean over several runs.
+
+    `runs`: one or several of what has a `history`, a `Run` or a `SearchState`."""
     runs = [runs] if hasattr(runs, "history") else list(runs)
     history = (
         pandas.concat([pandas.DataFrame(run.history) for run in runs]).groupby("generation")[list(OUTCOMES)].mean()
     )
     figure = Figure(figsize=(5.6, 3.0), layout="constrained")
     axis = figure.subplots()
-    bottom = 0 * history["elite"]
+    bottom = 0.0
     for outcome, colour in zip(OUTCOMES, PALETTE, strict=False):
         if history[outcome].any():
             label = OUTCOME_NAMES.get(outcome, outcome)
@@ -128,8 +141,7 @@ def filter_counts(runs) -> Figure:
     axis.set(xlabel="generation", ylabel="candidates" + (f", mean of {len(runs)} runs" if len(runs) > 1 else ""))
     axis.grid(False, axis="x")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", fontsize="small")
+    figure.legend(reverse=True, loc="outside right upper", fontsize="small")
     return figure
 
 
@@ -137,82 +149,80 @@ def filter_counts(runs) -> Figure:
 def loss_shape(loss, ys: Iterable[float] = (-1.0, 0.0, 1.0), reach: float = 3.0, points: int = 301) -> Figure:
     """A loss, element by element. Regression: against f − y within ±`reach`, a curve for each of `ys`; classification:
     against the probability p of a class, for y = 1 and y = 0."""
-    classification = getattr(loss, "classification", False) or "cross_entropy" in str(loss)
+    classification = getattr(loss, "classification", str(loss) == "cross_entropy")
+    ends, ys = ((0.001, 0.999), (1.0, 0.0)) if classification else ((-reach, reach), ys)
     figure = Figure(figsize=(4.8, 3.2), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color="0.6", lw=0.8)
-    ys = (1.0, 0.0) if classification else ys
     for y, colour, style in zip(ys, PALETTE, itertools.cycle(("-", "--", "-.", ":")), strict=False):
-        x = torch.linspace(0.001, 0.999, points) if classification else torch.linspace(-reach, reach, points)
+        x = torch.linspace(*ends, points)
         f = x if classification else x + y
         axis.plot(x, _elementwise(loss, torch.full_like(f, y), f), style, color=colour, label=_minus(f"y = {y:g}"))
-    name = "p" if classification else "f − y"
-    axis.set(xlabel=name, ylabel="loss of one element")
+    axis.set(xlabel="p" if classification else "f − y", ylabel="loss of one element")
     axis.legend(fontsize="small")
     return figure
 
 
+@torch.no_grad()
 def _elementwise(loss, y: torch.Tensor, f: torch.Tensor):
-    if hasattr(loss, "elementwise"):
-        with torch.no_grad():
-            return (loss.elementwise(y, f.to(y)) + torch.zeros_like(f)).numpy()
-    values = sympy.lambdify((Y, F), loss.to_sympy(), "numpy")
-    return values(y.numpy(), f.numpy()) + 0 * f.numpy()
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
+    """M(y, f) as an array."""
+    if not hasattr(loss, "elementwise"):
+        return sympy.lambdify((Y, F), loss.to_sympy(), "numpy")(y.numpy(), f.numpy()) + 0 * f.numpy()
+    like = next(loss.parameters(), f)
+    return (loss.elementwise(y.to(like), f.to(like)) + torch.zeros_like(f).to(like)).cpu().numpy()
 
 
 @_styled
 def draw_network(loss, digits: int = 4) -> Figure:
     """A symbolic loss as the network it was compiled to (Fig. 2): edges run from the terminals to the output, each with its
     weight. A parent's first argument is drawn above its second."""
-    tree, children = loss.tree, expression.children(loss.tree)
-    places: dict[int, tuple[float, float]] = {}  # node -> (layer, row); leaves take a row each
+    names, children = [expression.node_name(node) for node in loss.tree], expression.children(loss.tree)
     edges = [(child, parent) for parent, arguments in enumerate(children) for child in arguments]
-    leaves = 0
-
-    def place(node: int, depth: int) -> float:
-        nonlocal leaves
-        if children[node]:
-            rows = [place(child, depth + 1) for child in children[node]]
-            row = (rows[0] + rows[-1]) / 2
-        else:
-            row, leaves = float(leaves), leaves + 1
-        places[node] = (-depth, -row)
-        return row
-
-    place(0, 0)
-    height = max(-layer for layer, _ in places.values())
-    scale = min(1.0, 14 / (1.15 * (height + 2)), 12 / (0.5 * leaves))  # a large tree is drawn smaller
-    size = (1.15 * (height + 2) * scale, max(1.0, 0.5 * leaves + 0.3) * scale)
-    figure = Figure(figsize=size, layout="constrained")
-    axis = figure.subplots()
+    layer = [0] * len(names)  # to the left of the root
+    for child, parent in edges:  # parents come first
+        layer[child] = layer[parent] - 1
+    leaves = [node for node in range(len(names)) if not children[node]]
+    row = {leaf: -float(i) for i, leaf in enumerate(leaves)}
+    for node in reversed(range(len(names))):
+        row.setdefault(node, sum(row.get(c, 0) for c in children[node]) / max(1, len(children[node])))
+    places = [(layer[node], row[node]) for node in range(len(names))]
+    width, height = 1.15 * (2 - min(layer)), 0.5 * len(leaves)  # inches
+    scale = min(1.0, 14 / width, 12 / height)  # a large tree is drawn smaller
     font = 10 * max(scale, 0.45)
+    figure = Figure(figsize=(width * scale, max(1.0, height + 0.3) * scale), layout="constrained")
+    axis = figure.subplots()
     colours = {"y": (*PALETTE[1], 0.45), "f": (*PALETTE[0], 0.45), "1": "0.85", "-1": "0.85"}
-    shapes = {}
-    for node, place_ in places.items():
-        name = expression.node_name(tree[node])
+    shapes = []
+    for node, name in enumerate(names):
         style = "round,pad=0.35" if children[node] else "circle,pad=0.3"
         box = {"boxstyle": style, "fc": colours.get(name, "white"), "ec": "0.3", "lw": 0.8 * scale}
         size = font * (0.8 if name == "-1" else 1)
-        text = axis.text(*place_, SYMBOLS.get(name, name), ha="center", va="center", fontsize=size, bbox=box)
-        shapes[node] = text.get_bbox_patch()
+        text = axis.text(*places[node], SYMBOLS.get(name, name), ha="center", va="center", fontsize=size, bbox=box)
+        shapes.append(text.get_bbox_patch())
     arrow = {"arrowstyle": "-|>", "color": "0.45", "lw": max(scale, 0.4), "shrinkA": 1, "shrinkB": 1}
+    box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
     for child, parent in edges:
         between = arrow | {"patchA": shapes[child], "patchB": shapes[parent]}
         axis.annotate("", places[parent], places[child], arrowprops=between)
         middle = [0.52 * a + 0.48 * b for a, b in zip(places[child], places[parent], strict=True)]
         weight = _minus(f"{loss.weights[child - 1].item():#.{digits}g}")
-        box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
         axis.text(*middle, weight, ha="center", va="center", fontsize=0.75 * font, color="0.25", bbox=box)
-    output = (0.9, places[0][1])
+    output = (0.9, row[0])
     axis.annotate("", output, places[0], arrowprops=arrow | {"patchA": shapes[0]})
-    axis.text(*output, " softplus" if loss.non_negative else r" $\mathcal{M}$", ha="left", va="center", fontsize=font)
-    axis.set(xlim=(-height - 0.35, 1.4), ylim=(-leaves + 0.45, 0.55))
+    axis.text(*output, " softplus" if loss.non_negative else r" $\mathcal{M}$", va="center", fontsize=font)
+    axis.set(xlim=(min(layer) - 0.35, 1.4), ylim=(-len(leaves) + 0.45, 0.55))
     axis.axis("off")
     return figure
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _cut(axis, last: float) -> None:
+    """End the axis at three times the last value: early candidates can be worse by orders of magnitude."""
+    if axis.get_ylim()[1] > 3 * last > 0:
+        axis.set_ylim(min(0, axis.dataLim.y0), 3 * last)
 
 
 class LiveCurve:
@@ -229,26 +239,26 @@ class LiveCurve:
 
     def __call__(self, state) -> None:
         """Take a `SearchState` after a generation."""
-        now = time.monotonic()
-        last = len(state.history) >= self.generations
-        if get_ipython() is None or (now - self.drawn < self.interval and not last):
+        due = time.monotonic() - self.drawn >= self.interval or len(state.history) >= self.generations
+        if _display() is None or not due:
             return
-        self.drawn = now
+        self.drawn = time.monotonic()
         image = _image(self.draw(state.history))
         if self.handle is None:
-            self.handle = IPython.display.display(image, display_id=True)
+            self.handle = _display().display(image, display_id=True)
         else:
             self.handle.update(image)
 
     @_styled
     def draw(self, history: list[dict]) -> Figure:
-        """Best so far and the median of each generation."""
-        table = pandas.DataFrame(history)
+        """Best so far and the median of each generation, up to three times the last best."""
+        table = pandas.DataFrame(history).astype(float)
         figure = Figure(figsize=(4.8, 2.9), layout="constrained")
         axis = figure.subplots()
         for name, label, style in (("best_so_far", "best so far", "o-"), ("median", "median", "o--")):
-            axis.plot(table["generation"] + 1, table[name].astype(float), style, ms=4, label=label)
+            axis.plot(table["generation"] + 1, table[name], style, ms=4, label=label)
         axis.set(xlabel="generation", ylabel="fitness (validation)", xlim=(0.5, self.generations + 0.5))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(fontsize="small")
+        _cut(axis, table["best_so_far"].iloc[-1])
         return figure

@@ -44,7 +44,7 @@ class Records:
 
     def table(self) -> pandas.DataFrame:
         """`runs_table` of both, told apart by the column `source`."""
-        return runs_table([*self.reference, *self.own], ["reference"] * len(self.reference) + ["own"] * len(self.own))
+        return pandas.concat([runs_table(getattr(self, source), source) for source in SOURCES], ignore_index=True)
 
     def select(self, **wanted) -> "Records":
         """Those whose cells have these values: `select(dataset="diabetes", method=("evomal", "random"))`."""
@@ -74,13 +74,9 @@ def paper_table(name: str = "table3") -> pandas.DataFrame:
     return pandas.read_csv(PAPER / f"{name}.csv")
 
 
-def runs_table(runs: Iterable[store.Run], source: str | list[str] = "own") -> pandas.DataFrame:
+def runs_table(runs: Iterable[store.Run], source: str = "own") -> pandas.DataFrame:
     """One row a run: its cell, status, metrics, the loss found, counts and seconds. Missing numbers are NaN."""
-    runs = list(runs)
-    sources = [source] * len(runs) if isinstance(source, str) else source
-    table = pandas.DataFrame(
-        [_row(run) | {"source": s} for run, s in zip(runs, sources, strict=True)], columns=_COLUMNS
-    )
+    table = pandas.DataFrame([_row(run) | {"source": source} for run in runs], columns=_COLUMNS)
     return table.astype(dict.fromkeys(_NUMBERS, float))
 
 

@@ -6,6 +6,7 @@ the classes and averages over the batch; regression averages). Base training nee
 tape for `MetaLoss`.
 """
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -65,10 +66,21 @@ class ElementwiseLoss(nn.Module):
         reduction: "mean", "sum" or "none", as in PyTorch's losses; "none" gives (B,) or the prediction's shape.
     """
 
-    def __init__(self, classification: bool = False, non_negative: bool = False, reduction: str = "mean"):
+    kind: str  # in a loss file
+    OPTIONS: tuple[str, ...] = ("classification", "non_negative", "reduction")  # arguments beside the weights
+    weights: nn.Parameter  # phi, (n,)
+
+    def __init__(
+        self, weights, n: int, classification: bool = False, non_negative: bool = False, reduction: str = "mean"
+    ):
         super().__init__()
         self.classification, self.non_negative = classification, non_negative
         self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
+        weights = torch.as_tensor(weights).detach().clone()
+        weights = weights if weights.is_floating_point() else weights.float()
+        if weights.shape != (n,):
+            raise ValueError(f"a loss of kind {self.kind} as given has {n} weights, got shape {tuple(weights.shape)}")
+        self.weights = nn.Parameter(weights)
 
     def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         """M(y, f) for tensors of one shape; differentiable in `f` and in the loss's weights."""
@@ -103,8 +115,31 @@ class ElementwiseLoss(nn.Module):
             )
 
     def to_json(self) -> dict:
-        """What `load_loss` rebuilds the loss from; strict JSON."""
-        raise NotImplementedError
+        """What `load_loss` rebuilds the loss from; strict JSON. Raises ValueError for weights that are not finite."""
+        weights = self.weights.tolist()
+        if not all(map(math.isfinite, weights)):
+            raise ValueError(f"the loss {self} has non-finite weights and cannot be saved")
+        dtype = str(self.weights.dtype).removeprefix("torch.")
+        options = {name: getattr(self, name) for name in self.OPTIONS}
+        return {"kind": self.kind, "weights": weights, "dtype": dtype, **options}
+
+    @classmethod
+    def from_json(cls, data: dict) -> "ElementwiseLoss":
+        """The loss that `to_json` described. Raises ValueError, TypeError or KeyError for anything else."""
+        data = dict(data)
+        dtype = check_choice("dtype", data.pop("dtype"), ("float32", "float64"))
+        weights = data.pop("weights")
+        if not isinstance(weights, list) or not all(type(w) in (int, float) for w in weights):
+            raise ValueError("weights must be a list of numbers")
+        weights = torch.tensor(weights, dtype=getattr(torch, dtype))
+        if not weights.isfinite().all():
+            raise ValueError(f"weights must be finite in {dtype}")
+        for name in ("classification", "non_negative"):
+            if type(data[name]) is not bool:
+                raise ValueError(f"{name} must be true or false, got {data[name]!r}")
+        if unknown := set(data) - set(cls.OPTIONS):
+            raise ValueError(f"unknown settings {sorted(unknown)}")
+        return cls(weights=weights, **data)
 
     def save(self, path) -> None:
         """Write the loss as JSON (no pickle); `load_loss` reads it."""
@@ -129,7 +164,9 @@ def _cross_entropy(loss: nn.CrossEntropyLoss, e: Elements):
 
 
 def _closed_form(loss: nn.Module):
-    """`cotangent` of PyTorch's two task losses, written out; None for any other loss or option."""
+    """`cotangent` written out, of PyTorch's two task losses and where a loss has its own; None for any other."""
+    if hasattr(loss, "closed_form") and not loss.non_negative and loss.reduction == "mean":
+        return type(loss).closed_form
     if type(loss).forward is nn.MSELoss.forward and loss.reduction == "mean":
         return _squared_error
     if type(loss).forward is nn.CrossEntropyLoss.forward and loss.reduction == "mean" and not loss.label_smoothing:

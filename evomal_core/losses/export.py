@@ -42,7 +42,7 @@ def to_latex(loss: MetaLoss, weights: bool = True, digits: int = 3) -> str:
 
 
 _PYTHON = {
-    **{"add": "({} + {})", "sub": "({} - {})", "mul": "({} * {})", "square": "torch.square({})"},
+    **{"add": "{} + {}", "sub": "{} - {}", "mul": "{} * ({})", "square": "torch.square({})"},
     **{"aq": "aq({}, {})", "min": "torch.minimum({}, {})", "max": "torch.maximum({}, {})"},
     **{name: f"torch.{name}({{}})" for name in ("sign", "abs", "tanh")},
     **{name: f"torch.{name}(protect({{}}))" for name in ("log", "sqrt")},
@@ -52,11 +52,15 @@ _PYTHON = {
 def to_python(loss: MetaLoss) -> str:
     """Source of `loss(prediction, target)`, for a project that does not use this package. Compiled from the tree."""
     weights = loss.weights.tolist()
-    values: list = [""] * len(loss.tree)
+    names = [expression.node_name(node) for node in loss.tree]
+    terminals = {"y": "y", "f": "f", "1": "one", "-1": "(-one)"}
+    values = [terminals.get(name, f"v{i}") for i, name in enumerate(names)]
+    steps = []  # one line a node, so that no tree is nested too deeply for the parser
     for i, arguments in reversed(list(enumerate(expression.children(loss.tree)))):
-        name = expression.node_name(loss.tree[i])
-        x = [f"({weights[c - 1]!r} * {values[c]})" for c in arguments]
-        values[i] = _PYTHON[name].format(*x) if x else {"1": "one", "-1": "(-one)"}.get(name, name)
+        if arguments:
+            steps.append(
+                f"v{i} = " + _PYTHON[names[i]].format(*(f"{weights[c - 1]!r} * {values[c]}" for c in arguments))
+            )
     inside = f"x.abs().clamp(min={EPSILON})" if loss.protection == "clamp" else f"x.abs() + {EPSILON}"
     prepare = ["y, f = target, prediction"]
     if loss.classification:
@@ -64,7 +68,7 @@ def to_python(loss: MetaLoss) -> str:
             "f = torch.softmax(prediction, -1)",
             "y = torch.nn.functional.one_hot(target, prediction.shape[-1]).to(f.dtype)",
         ]
-    value = f"torch.nn.functional.softplus({values[0]})" if loss.non_negative else values[0]
+    value = "torch.nn.functional.softplus(v0)" if loss.non_negative else "v0"
     reduce = (".sum(-1)" if loss.classification else "") + {"none": ""}.get(loss.reduction, f".{loss.reduction}()")
     lines = [
         "import torch\n\n",
@@ -76,8 +80,8 @@ def to_python(loss: MetaLoss) -> str:
         f'    """{loss.tree}"""',
         *(f"    {line}" for line in prepare),
         "    one = f.new_ones(())",
-        f"    value = {value}",
-        f"    return (value + torch.zeros_like(f)){reduce}",
+        *(f"    {line}" for line in steps),
+        f"    return ({value} + torch.zeros_like(f)){reduce}",
     ]
     return "\n".join(lines) + "\n"
 

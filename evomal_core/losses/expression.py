@@ -59,7 +59,7 @@ def parse(text: str) -> Tree:
             node = _NODES[token]
             nodes.append(node)
             if node.arity and tokens[position + 1 : position + 2] != ["("]:
-                raise ValueError(f"operator {token!r} needs {node.arity} argument(s) in brackets in {text!r}")
+                raise ValueError(f"operator {token!r} needs {node.arity} argument(s) in brackets in {text[:200]!r}")
         elif token == "(" and nodes and position and nodes[-1].arity and tokens[position - 1] == nodes[-1].name:
             pending.append(nodes[-1].arity - 1)
         elif token == "," and pending and pending[-1] > 0 and not expects_argument:
@@ -68,12 +68,14 @@ def parse(text: str) -> Tree:
             pending.pop()
         else:
             known = ", ".join([*ARITY, *TERMINALS])
-            raise ValueError(f"unexpected {token!r} at token {position + 1} of {text[:200]!r}; known names: {known}")
+            raise ValueError(
+                f"unexpected {token[:50]!r} at token {position + 1} of {text[:200]!r}; known names: {known}"
+            )
         depth = max(depth, len(pending))
         if len(nodes) > MAX_PARSED_NODES or depth > MAX_PARSED_HEIGHT:
             raise ValueError(f"an expression has at most {MAX_PARSED_NODES} nodes and height {MAX_PARSED_HEIGHT}")
         if not pending and position + 1 < len(tokens) and token not in ARITY:
-            raise ValueError(f"unexpected text behind the expression: {tokens[position + 1]!r} in {text[:200]!r}")
+            raise ValueError(f"unexpected text behind the expression: {tokens[position + 1][:50]!r} in {text[:200]!r}")
     if not nodes or pending:
         raise ValueError(f"the expression ends too early: {text[:200]!r}")
     return Tree(nodes)

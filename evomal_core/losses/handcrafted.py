@@ -9,16 +9,16 @@ Y, F = sympy.symbols("y f", real=True)
 class _Handcrafted:
     """What `MetaLoss` offers beside being called."""
 
-    name: str
+    kind: str
     formula: sympy.Expr
 
     def to_json(self) -> dict:
-        return {"kind": self.name}
+        return {"kind": self.kind}
 
     @classmethod
     def from_json(cls, data: dict):
         if data:
-            raise ValueError(f"a {cls.name} has no settings, got {sorted(data)}")
+            raise ValueError(f"a {cls.kind} has no settings, got {sorted(data)}")
         return cls()
 
     def save(self, path) -> None:
@@ -36,19 +36,19 @@ class _Handcrafted:
         return f"${self.to_latex()}$"
 
     def __str__(self) -> str:
-        return self.name
+        return self.kind
 
 
 class SquaredError(_Handcrafted, nn.MSELoss):
     """Mean squared error, the task loss of regression."""
 
-    name, formula = "squared_error", (F - Y) ** 2
+    kind, formula = "squared_error", (F - Y) ** 2
 
 
 class CrossEntropy(_Handcrafted, nn.CrossEntropyLoss):
     """Cross-entropy, the task loss of classification."""
 
-    name, formula = "cross_entropy", -Y * sympy.log(F)
+    kind, formula = "cross_entropy", -Y * sympy.log(F)
 
 
 def task_loss(classification: bool) -> nn.Module:

@@ -1,13 +1,11 @@
 """From tree to trainable network (section III-C, "transitional procedure"; Fig. 2): `MetaLoss`."""
 
-import math
-
 import numpy as np
 import torch
-from torch import nn
 
 from ..config import check_choice
-from . import expression, tape
+from . import expression as trees
+from . import tape
 from .elementwise import Elements, ElementwiseLoss
 from .primitives import PRIMITIVES, softplus
 
@@ -20,7 +18,7 @@ class MetaLoss(ElementwiseLoss):
     is the tree. Use it like `nn.CrossEntropyLoss` or `nn.MSELoss`; see `ElementwiseLoss` for shapes and errors.
 
     Args:
-        tree: a tree, or its expression as text.
+        expression: a tree as text, or one of `expression.py`.
         weights: None for all 1, or n - 1 finite numbers.
         protection: of log and sqrt, "abs" (|x| + eps) or "clamp" (max(|x|, eps)).
         classification, non_negative, reduction: as in `ElementwiseLoss`.
@@ -29,38 +27,34 @@ class MetaLoss(ElementwiseLoss):
         ValueError: an expression that cannot be read or lacks `y` or `f`, or weights of wrong number.
     """
 
+    kind = "symbolic"
+    OPTIONS = ("expression", "classification", "non_negative", "protection", "reduction")
+
     def __init__(
         self,
-        tree: expression.Tree | str,
+        expression: str | trees.Tree,
         weights=None,
         classification: bool = False,
         non_negative: bool = False,
         protection: str = "abs",
         reduction: str = "mean",
     ):
-        super().__init__(classification, non_negative, reduction)
-        self.tree = expression.parse(tree) if isinstance(tree, str) else tree
-        self.protection = check_choice("protection", protection, PRIMITIVES)
-        names = [expression.node_name(node) for node in self.tree]
+        tree = trees.parse(expression) if isinstance(expression, str) else expression
+        names = [trees.node_name(node) for node in tree]
         if missing := {"y", "f"} - set(names):
-            raise ValueError(f"a loss must hold both y and f; {self.tree} lacks {' and '.join(sorted(missing))}")
+            raise ValueError(f"a loss must hold both y and f; {tree} lacks {' and '.join(sorted(missing))}")
+        n = len(names) - 1
+        super().__init__(torch.ones(n) if weights is None else weights, n, classification, non_negative, reduction)
+        self.tree = tree
+        self.protection = check_choice("protection", protection, PRIMITIVES)
         operators = PRIMITIVES[protection]
-        self._children = expression.children(self.tree)
+        self._children = trees.children(tree)
         self._operators = [operators[name].jet if name in operators else name for name in names]
-        if weights is None:
-            weights = torch.ones(len(names) - 1)
-        weights = torch.as_tensor(weights).detach().clone()
-        weights = weights if weights.is_floating_point() else weights.float()
-        if weights.shape != (len(names) - 1,):
-            raise ValueError(
-                f"{self.tree} has {len(names)} nodes and so {len(names) - 1} weights, got shape {tuple(weights.shape)}"
-            )
-        self.weights = nn.Parameter(weights)
 
     @classmethod
     def from_expression(cls, text: str, weights=None, **options) -> "MetaLoss":
         """Compile an expression such as `"square(sub(y, f))"`; arguments as for the class."""
-        return cls(expression.parse(text), weights, **options)
+        return cls(text, weights, **options)
 
     def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         weights = self.weights.unbind()
@@ -81,25 +75,10 @@ class MetaLoss(ElementwiseLoss):
         program = list(zip(self._operators, self._children, strict=True))
         return tape.Tape(program, weights, elements.y, elements.f, elements.xp, self.non_negative, order)
 
-    def to_json(self) -> dict:
-        weights = self.weights.tolist()
-        if not all(math.isfinite(w) for w in weights):
-            raise ValueError(f"the loss {self.tree} has non-finite weights and cannot be saved: {weights}")
-        options = {n: getattr(self, n) for n in ("classification", "non_negative", "protection", "reduction")}
-        dtype = str(self.weights.dtype).removeprefix("torch.")
-        return {"kind": "symbolic", "expression": str(self.tree), "weights": weights, "dtype": dtype, **options}
-
-    @classmethod
-    def from_json(cls, data: dict) -> "MetaLoss":
-        data = dict(data)
-        dtype = check_choice("dtype", data.pop("dtype"), ("float32", "float64"))
-        weights = data.pop("weights")
-        if not isinstance(weights, list) or not all(type(w) in (int, float) and math.isfinite(w) for w in weights):
-            raise ValueError("weights must be a list of finite numbers")
-        for name in ("classification", "non_negative"):
-            if type(data[name]) is not bool:
-                raise ValueError(f"{name} must be true or false, got {data[name]!r}")
-        return cls(expression.parse(data.pop("expression")), torch.tensor(weights, dtype=getattr(torch, dtype)), **data)
+    @property
+    def expression(self) -> str:
+        """The tree as text, without weights."""
+        return str(self.tree)
 
     def __str__(self) -> str:
         return str(self.tree)

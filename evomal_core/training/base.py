@@ -53,7 +53,7 @@ class Session:
             inputs, z = self.chain.forward(x)
         else:
             with population.random_layers(seed, x.device):
-                z = self.model(x.contiguous(memory_format=self.layout))
+                z = self.model(x.contiguous(memory_format=self.layout) if x.ndim == 4 else x)
         value, v = cotangent(self.loss, Elements(z, y, not y.is_floating_point()))
         if self.config.score_non_finite and not math.isfinite(value):
             self.stopped = True  # [R]: stops before this update and is scored with the weights it has

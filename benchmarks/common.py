@@ -1,0 +1,132 @@
+"""What the benchmarks share: a problem from the command line, a timer whose sides take turns, a line of provenance."""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+import evomal_core as ec
+from evomal_core.experiments.store import environment
+
+from .trees import TREES
+
+IMAGES = {"mnist": (1, 28, 28), "digits": (1, 8, 8), "svhn": (3, 32, 32), "cifar10": (3, 32, 32)}
+SIZES = {"train": 54_000, "validation": 6_000, "test": 10_000}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A task with a base model, the settings of a paper-budget EvoMAL cell, and where its data come from."""
+
+    task: ec.Task
+    model: nn.Module
+    config: ec.Config
+    data: str
+
+    @property
+    def problem(self):
+        return self.task, self.model
+
+    def losses(self, n: int) -> list[ec.MetaLoss]:
+        """The first n of the fixed trees (from the start again behind the last), weights drawn from N(1, 1e-3)."""
+        draw = torch.Generator().manual_seed(0)
+        losses = [ec.MetaLoss(TREES[i % len(TREES)], None, self.task.classification) for i in range(n)]
+        for loss in losses:
+            loss.weights.data += self.config.weight_std * torch.randn(len(loss.weights), generator=draw)
+        return [loss.to(device=self.task.device, dtype=self.task.dtype) for loss in losses]
+
+
+def setup(dataset: str, model: str, device: str = "cpu", synthetic: bool = False, dtype: str = "float32") -> Setup:
+    """Load a problem; random images of the data set's shape where it is missing."""
+    task, source = None, "published"
+    if not synthetic:
+        try:
+            task = ec.load_task(dataset, device=device, dtype=dtype)
+        except (ec.DataUnavailable, NotImplementedError):
+            pass
+    if task is None:
+        task, source = synthetic_images(dataset).to(device, getattr(torch, dtype)), "synthetic"
+    return Setup(task, ec.build_model(model, task), ec.Config.for_cell(ec.Cell(dataset, model, "evomal", 0, "paper")), source)
+
+
+def synthetic_images(dataset: str) -> ec.Task:
+    """Grey noise over ten faint prototypes, in the shape and number of MNIST (a tenth of it for colour images)."""
+    shape, rng = IMAGES[dataset], np.random.default_rng(0)
+    prototypes = rng.normal(size=(10, *shape))
+
+    def part(n):
+        n = n if shape[0] == 1 else n // 10
+        y = rng.integers(10, size=n)
+        x = prototypes[y] + rng.normal(size=(n, *shape)).astype(np.float32)
+        return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y)
+
+    return ec.Task(dataset, **{name: part(n) for name, n in SIZES.items()}, classification=True, outputs=10)
+
+
+def turns(sides: dict[str, Callable[[], object]], repeats: int = 5) -> dict[str, list[float]]:
+    """Seconds of each side, `repeats` times, the sides taking turns (A B A B …) after one unmeasured turn of all."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(-1, repeats):
+        for name, side in sides.items():
+            synchronise()
+            start = time.perf_counter()
+            side()
+            synchronise()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def median(values) -> float:
+    """Rounded to four significant digits, as all printed numbers are."""
+    return float(f"{statistics.median(values):.4g}")
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """Median over the turns of slow / fast: what both sides met together cancels."""
+    return median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def parser(doc: str, problem: bool = True) -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=doc.splitlines()[0])
+    if problem:
+        result.add_argument("dataset", choices=ec.DATASETS)
+        result.add_argument("model", choices=ec.MODELS)
+    result.add_argument("--threads", type=int, default=1)
+    result.add_argument("--repeats", type=int, default=5, help="turns, of which the median is taken")
+    result.add_argument("--device", default="cpu")
+    result.add_argument("--synthetic", action="store_true", help="random images even where the data set is there")
+    result.add_argument("--json", action="store_true", help="one JSON line and nothing else")
+    return result
+
+
+def provenance(device: str, threads: int) -> dict:
+    """Date, hardware, versions and commit."""
+    kept = environment(torch.device(device))
+    return {"date": time.strftime("%Y-%m-%d"), "threads": threads, **kept}
+
+
+def report(result: dict, args: argparse.Namespace) -> None:
+    """Print `result` with its provenance: one JSON line, or a line an entry."""
+    result = result | provenance(args.device, args.threads)
+    if args.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            print(f"{name}:")
+            for row in value:
+                print("  " + "  ".join(f"{k} {v}" for k, v in row.items()))
+        elif name != "losses":
+            print(f"{name}: {value}")

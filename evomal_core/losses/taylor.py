@@ -1,0 +1,73 @@
+"""TaylorGLO's loss (Gonzalez & Miikkulainen 2021): a third-order Taylor polynomial around a learned point, 8 parameters."""
+
+import numpy as np
+import sympy
+import torch
+from torch import nn
+
+from ..config import check_choice
+from .elementwise import Elements, ElementwiseLoss
+from .handcrafted import F, Y
+
+PARAMETERS = 8
+
+
+class TaylorLoss(ElementwiseLoss):
+    """M = t2 a + t3 a²/2 + t4 a³/6 + t5 b a + t6 b a²/2 + t7 b² a/2 with a = f - t1, b = y - t0; squared error is t3 = 2,
+    t5 = -2. Terms without the prediction, whose gradient is zero, are left out.
+
+    Args:
+        weights: 8 finite numbers t0 … t7.
+        roles: "prediction", or "exchanged" as in the released code: a = y - t1 with the label, b = f - t0, so that no term
+            is quadratic in the prediction alone.
+        last_term: "t1", or "t0" as in the released code: the last factor of t7's term is taken around t0.
+        classification, non_negative, reduction: as in `ElementwiseLoss`.
+    """
+
+    kind = "taylor"
+    OPTIONS = (*ElementwiseLoss.OPTIONS, "roles", "last_term")
+
+    def __init__(self, weights, *, roles: str = "prediction", last_term: str = "t1", **options):
+        super().__init__(weights, PARAMETERS, **options)
+        self.roles = check_choice("roles", roles, ("prediction", "exchanged"))
+        self.last_term = check_choice("last_term", last_term, ("t1", "t0"))
+
+    def _polynomial(self, t, y, f):
+        a, b, moved = (f - t[1], y - t[0], f) if self.roles == "prediction" else (y - t[1], f - t[0], y)
+        last = a if self.last_term == "t1" else moved - t[0]
+        return (
+            t[2] * a + t[3] / 2 * a**2 + t[4] / 6 * a**3 + t[5] * b * a + t[6] / 2 * b * a**2 + t[7] / 2 * b**2 * last
+        )
+
+    def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        value = self._polynomial(self.weights, y, f)
+        return nn.functional.softplus(value) if self.non_negative else value
+
+    def closed_form(self, e: Elements):
+        """(value (), dL/dz (B, C)) of a batch without autograd, for the mean without softplus."""
+        t = self.weights.tolist() if e.xp is np else self.weights.detach().unbind()
+        y, f = e.y, e.f
+        with np.errstate(all="ignore"):
+            value = e.as_tensor(self._polynomial(t, y, f).sum() / e.instances)
+            if self.roles == "prediction":
+                a, b = f - t[1], y - t[0]
+                d = t[2] + t[3] * a + t[4] / 2 * a * a + t[5] * b + t[6] * b * a + t[7] / 2 * b * b
+            else:
+                a, b = y - t[1], f - t[0]
+                d = t[5] * a + t[6] / 2 * a * a + t[7] * b * (a if self.last_term == "t1" else y - t[0])
+        return value, e.pull(d)
+
+    def to_sympy(self, weights: bool = True, digits: int | None = None) -> sympy.Expr:
+        """The polynomial in `y`, `f`; with `weights=False` its parameters stay symbols."""
+        if weights:
+            return self._polynomial([sympy.Float(t, digits) for t in self.weights.tolist()], Y, F)
+        return self._polynomial(sympy.symbols("theta0:8"), Y, F)
+
+    def to_latex(self, weights: bool = True, digits: int = 3) -> str:
+        return sympy.latex(self.to_sympy(weights, digits), symbol_names={F: r"f_\theta(x)"})
+
+    def _repr_latex_(self) -> str:
+        return f"${self.to_latex()}$"
+
+    def __str__(self) -> str:
+        return "taylor(" + ", ".join(f"{t:.4g}" for t in self.weights.tolist()) + ")"
