@@ -35,6 +35,8 @@ SWITCHES: dict[str, tuple[str, str]] = {
     "archive": ("all", "evaluated"),  # every seen loss, or only those whose fitness was evaluated
     "stale_best": ("off", "on"),  # the released code's best-so-far stores the last fitness computed for anyone
     "protection": ("abs", "clamp"),  # log(|x| + eps), or log(max(|x|, eps))
+    "taylor_roles": ("prediction", "exchanged"),  # TaylorGLO's a and b are of prediction and label, or exchanged
+    "taylor_term": ("t1", "t0"),  # the point around which the last factor of TaylorGLO's last term is taken
     "non_finite": ("worst", "score"),  # a diverged session is the worst case, or is scored with the weights it has
 }
 # What may be switched on though neither source has it as the default.
@@ -115,6 +117,8 @@ class Config:
     archive_rejected: bool = True
     stale_best: bool = False
     score_non_finite: bool = False
+    taylor_roles: str = "prediction"
+    taylor_last_term: str = "t1"
     # Loss optimisation (section III-C, Algorithm 1)
     meta_steps: int = 250  # S_meta
     inner_steps: int = 1  # S_base
@@ -185,6 +189,8 @@ class Config:
             "stale_best": protocol["stale_best"] == "on",
             "protection": protocol["protection"],
             "score_non_finite": protocol["non_finite"] == "score",
+            "taylor_roles": protocol["taylor_roles"],
+            "taylor_last_term": protocol["taylor_term"],
             "non_negative": protocol["non_negative"] == "on",
         }
         for change in changes:

@@ -12,14 +12,12 @@ import torch
 
 from .. import training
 from ..config import BUDGETS, DATASETS, MODELS, Config, Protocol, check_choice, parse_override
-from ..losses.handcrafted import task_loss
 from ..models import build_model
-from ..search import GENETIC_METHODS, search
+from ..search import METHODS, search
 from ..search.genetic import SearchState
 from ..tasks import load_task
 from . import store
 
-METHODS = ("baseline", "gp-lfl", "evomal", "random")
 LARGE_MODEL = 5_000_000  # parameters from which a model is worth all cores
 
 
@@ -159,16 +157,13 @@ class _Runner:
     def run(self) -> store.Run:
         start = time.perf_counter()
         state = self._resume()
-        loss, fitness = task_loss(self.problem[0].classification), None
-        if self.cell.method in GENETIC_METHODS:
-            loss, state = search(
-                [self.problem], self.config, self.cell.seed, self.cell.method, state, self._keep(start, state)
-            )
-            fitness = state.best.fitness if state.best else None
+        loss, state = search(
+            [self.problem], self.config, self.cell.seed, self.cell.method, state, self._keep(start, state)
+        )
         searched = self.checkpoint["seconds"] + time.perf_counter() - start
         status, reason, metrics = "no_loss", "every candidate was rejected or not finite", {}
         if loss is not None:
-            status, reason, metrics = self._meta_test(loss)
+            status, reason, metrics = self._meta_test(loss, state)
         phases = {f"{p}": sum(r[f"seconds_{p}"] for r in state.history) for p in ("optimise", "filter", "fitness")}
         total = self.checkpoint["seconds"] + time.perf_counter() - start
         seconds = {**phases, "search": searched, "test": total - searched, "total": total}
@@ -182,7 +177,8 @@ class _Runner:
             "test_metric": metrics.get("test"),
             "validation_metric": metrics.get("validation"),
             "train_metric": metrics.get("train"),
-            "fitness": fitness,
+            "fitness": state.best.fitness if state.best else None,
+            "learning_rate": self._learning_rate(state),
             "loss": None if loss is None else {"schema": 1, **loss.to_json()},
             "history": state.history,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -229,9 +225,13 @@ class _Runner:
         if state.history:
             store.write_text(self.folder / "history.csv", pandas.DataFrame(state.history).to_csv(index=False))
 
-    def _meta_test(self, loss):
+    def _learning_rate(self, state: SearchState) -> float:
+        """Of meta-testing: the base learning rate, or the one that the control `tuned` chose."""
+        return state.best.weights[0] if self.cell.method == "tuned" and state.best else self.config.base_learning_rate
+
+    def _meta_test(self, loss, state: SearchState):
         """(status, reason, metrics by part) of training in full under the loss (eq. 3)."""
-        config = self.config
+        config = dataclasses.replace(self.config, base_learning_rate=self._learning_rate(state))
         (model,) = training.train(
             [loss], self.problem, config, self.cell.seed, "test", config.test_steps, milestones=config.test_milestones
         )

@@ -85,6 +85,7 @@ def fitness_curve(runs: Records | Iterable) -> Figure:
         history = run.history.reindex(columns=["generation", "best_so_far"]).astype(float).dropna()
         if len(history):
             curve = run.cell.method + (" (own)" if number >= len(records.reference) else "")
+            history["generation"] += 1  # people count from 1
             panel = f"{run.cell.dataset}, {run.cell.model}"
             rows.append(history.assign(panel=panel, curve=curve, run=number, first=history["generation"].min()))
     table = pandas.concat(rows) if rows else pandas.DataFrame(columns=["panel"])
@@ -96,21 +97,13 @@ def fitness_curve(runs: Records | Iterable) -> Figure:
         axes[0].text(0.5, 0.5, "no record", ha="center", va="center")
     for axis, (title, panel) in zip(axes, panels, strict=False):
         curves = panel.groupby("curve")
-        table = panel[panel["generation"] >= curves["first"].transform("max")].assign(
-            generation=panel["generation"] + 1
-        )
+        table = panel[panel["generation"] >= curves["first"].transform("max")]
         names = sorted(set(table["curve"]), key=lambda name: (METHOD_ORDER.index(name.split()[0]), name))
         colours = {name: COLOURS[name.split()[0]] for name in names}
         dashes = {name: (4, 2) if "own" in name else "" for name in names}
-        how = {
-            "hue": "curve",
-            "style": "curve",
-            "hue_order": names,
-            "palette": colours,
-            "dashes": dashes,
-            "err_kws": {"lw": 0, "alpha": 0.13},
-        }
-        seaborn.lineplot(table, x="generation", y="best_so_far", errorbar=("pi", 100), ax=axis, **how)
+        how = {"hue": "curve", "style": "curve", "hue_order": names, "palette": colours, "dashes": dashes, "ax": axis}
+        band = {"errorbar": ("pi", 100), "err_kws": {"lw": 0, "alpha": 0.13}}
+        seaborn.lineplot(table, x="generation", y="best_so_far", **how, **band)
         labels = [f"{name}, n = {curves['run'].nunique()[name]}" for name in names]
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2, "frameon": False}
         axis.legend(axis.get_legend_handles_labels()[0], labels, fontsize="small", **below)

@@ -102,7 +102,9 @@ def _row(run: store.Run) -> dict:
 
 
 def summary(
-    runs: Records | pandas.DataFrame, paper: pandas.DataFrame | None = None, rows: Iterable[Cell] = ()
+    runs: Records | Iterable[store.Run] | pandas.DataFrame,
+    paper: pandas.DataFrame | None = None,
+    rows: Iterable[Cell] = (),
 ) -> pandas.DataFrame:
     """Mean and standard deviation over seeds, beside the paper's.
 

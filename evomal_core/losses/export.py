@@ -9,14 +9,13 @@ import sympy
 from . import expression
 from .handcrafted import CrossEntropy, SquaredError
 from .meta_network import MetaLoss
+from .neural import NeuralLoss
 from .primitives import EPSILON, PRIMITIVES
+from .taylor import TaylorLoss
 
 SCHEMA = 1
-KINDS = {
-    "symbolic": MetaLoss,
-    "squared_error": SquaredError,
-    "cross_entropy": CrossEntropy,
-}  # kind in a loss file -> class with `from_json`
+# kind in a loss file -> class with `from_json`
+KINDS = {loss.kind: loss for loss in (MetaLoss, TaylorLoss, NeuralLoss, SquaredError, CrossEntropy)}
 MAX_FILE_BYTES = 4_000_000
 Y, F = sympy.symbols("y f", real=True)
 

@@ -1,14 +1,26 @@
-"""What finds structure: the genetic search over loss expressions, its filters, its controls."""
+"""What finds losses: the genetic search (EvoMAL, GP-LFL, random), CMA-ES (TaylorGLO), gradients alone (ML3), a tuned rate."""
 
+import dataclasses
+import math
+import time
 from collections.abc import Callable, Sequence
 
-from ..config import Config
+import numpy as np
+
+from .. import streams
+from ..config import Config, check_choice
+from ..losses.handcrafted import task_loss
+from ..losses.neural import NeuralLoss
+from ..training import base, unroll
 from ..training.base import Problem
-from .evaluate import Evaluator
-from .genetic import SearchState, step
+from . import cma_es, genetic
+from .evaluate import OUTCOMES, PHASES, Evaluator, Individual
+from .genetic import SearchState
 
 # method -> (does it optimise loss weights?, is every generation drawn afresh?)
 GENETIC_METHODS = {"evomal": (True, False), "gp-lfl": (False, False), "random": (True, True)}
+METHODS = ("baseline", "ml3", "taylorglo", "gp-lfl", "evomal", "random", "tuned")
+LEARNING_RATES = np.logspace(-3, 0, 25)  # of the control `tuned`
 
 
 def search(
@@ -20,23 +32,69 @@ def search(
     on_generation: Callable[[SearchState], None] | None = None,
     progress: Callable[[str, int], None] | None = None,
 ):
-    """Search for a loss (Fig. 1): for your own model, `problems` is `[(task, model)]`.
+    """Search for a loss (Fig. 1, section IV-A): for your own model, `problems` is `[(task, model)]`.
 
     Args:
         problems: the meta-training set; each model is scratch, its weights are drawn afresh.
-        method: "evomal", "gp-lfl" (without loss optimisation) or "random" (fresh random trees every generation).
+        method: one of `METHODS`. "evomal"; "gp-lfl" is the same without loss optimisation; "random" draws fresh trees
+            every generation; "taylorglo"; "ml3"; "tuned" is the task loss with a learning rate chosen by fitness
+            (`state.best.weights[0]`); "baseline" the task loss.
         state: goes on from here, and is changed.
         on_generation: called with the state after each generation.
 
     Returns:
         (best loss, or None if every candidate failed; final `SearchState`).
     """
-    learn_weights, fresh = GENETIC_METHODS[method]
-    evaluator = Evaluator(problems, config, seed, learn_weights, progress)
+    check_choice("method", method, METHODS)
     state = state or SearchState()
+    task = problems[0][0]
+    if method == "baseline":
+        return task_loss(task.classification), state
+    if method == "ml3":
+        return _ml3(problems, config, seed, state), state
+    if method == "tuned":
+        return _tuned(problems, config, seed, state), state
+    learn_weights, fresh = GENETIC_METHODS.get(method, (False, False))
+    evaluator = Evaluator(problems, config, seed, learn_weights, progress)
     while state.generation < config.generations:
-        step(state, evaluator, fresh)
+        if method == "taylorglo":
+            cma_es.step(state, evaluator)
+        else:
+            genetic.step(state, evaluator, fresh)
         if on_generation:
             on_generation(state)
-    loss = state.best and evaluator.compile(state.best.expression, state.best.weights)
-    return loss, state
+    if state.best is None:
+        return None, state
+    if method == "taylorglo":
+        return cma_es.taylor(state.best.weights, config, task), state
+    return evaluator.compile(state.best.expression, state.best.weights), state
+
+
+def _ml3(problems: Sequence[Problem], config: Config, seed: int, state: SearchState) -> NeuralLoss | None:
+    """Algorithm 1 alone, on a network of fixed form; None if its weights did not stay finite."""
+    task, start = problems[0][0], time.perf_counter()
+    loss = NeuralLoss.fresh(streams.torch_generator(seed, "phi"), classification=task.classification)
+    loss = loss.to(device=task.device, dtype=problems[0][0].dtype)
+    (finite,) = unroll.optimise_losses([loss], problems, config, seed)
+    _row(state, "non_finite" if not finite else None, {"optimise": time.perf_counter() - start})
+    return loss if finite else None
+
+
+def _tuned(problems: Sequence[Problem], config: Config, seed: int, state: SearchState):
+    """The task loss, with the learning rate of the best fitness as `state.best.weights[0]`; None if all diverged."""
+    loss, start = task_loss(problems[0][0].classification), time.perf_counter()
+    for rate in LEARNING_RATES.tolist():
+        (value,) = base.fitness([loss], problems, dataclasses.replace(config, base_learning_rate=rate), seed)
+        if value < state.best_fitness:
+            state.best, state.best_fitness = Individual("learning_rate", (rate,), value, "evaluated"), value
+    _row(state, "evaluated", {"fitness": time.perf_counter() - start}, len(LEARNING_RATES))
+    return loss if state.best else None
+
+
+def _row(state: SearchState, outcome: str | None, seconds: dict[str, float], n: int = 1) -> None:
+    """The one row of the history of a method without generations."""
+    best = state.best_fitness if math.isfinite(state.best_fitness) else None
+    counts = dict.fromkeys(OUTCOMES, 0) | ({outcome: n} if outcome else {})
+    spent = {f"seconds_{phase}": round(seconds.get(phase, 0.0), 4) for phase in PHASES}
+    state.history.append({"generation": 0, "best_so_far": best, "best": best, "median": None, **counts, **spent})
+    state.generation = 1

@@ -39,7 +39,7 @@ class Individual:
         return -self.fitness
 
     def __len__(self) -> int:  # what DEAP's double tournament minimises
-        return len(expression.parse(self.expression))
+        return 1 + len(self.weights)
 
     def to_json(self) -> dict:
         return asdict(self) | {"fitness": self.fitness if math.isfinite(self.fitness) else None}
@@ -112,7 +112,7 @@ class Evaluator:
                 individual = results[member]
                 event = individual.outcome
             else:
-                individual, event = results.get(member) or memory.archive[member], "symbolic"
+                individual, event = results[member] if member in results else memory.archive[member], "symbolic"
             counts[event] += 1
             individuals.append(individual)
         for tree, individual in results.items():

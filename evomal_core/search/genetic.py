@@ -7,7 +7,7 @@ whole state is one `SearchState`, which can be saved, compared, and goes on wher
 import math
 import random
 import statistics
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deap import tools
@@ -28,6 +28,7 @@ class SearchState:
     best_fitness: float = math.inf  # of `best`, except under the released code's stale variable
     memory: Memory = field(default_factory=Memory)
     history: list[dict] = field(default_factory=list)  # one row a generation
+    strategy: dict | None = None  # of CMA-ES, for TaylorGLO
 
     def to_json(self) -> dict:
         """Strict JSON; a non-finite number is null."""
@@ -39,6 +40,7 @@ class SearchState:
             "archive": [_strict(i) for i in self.memory.archive.values()],
             "gradients": {key: _finite(value) for key, value in self.memory.gradients.items()},
             "history": self.history,
+            "strategy": self.strategy,
         }
 
     @classmethod
@@ -52,6 +54,7 @@ class SearchState:
             math.inf if data["best_fitness"] is None else data["best_fitness"],
             Memory(archive, gradients),
             data["history"],
+            data.get("strategy"),
         )
 
 
@@ -117,7 +120,7 @@ def select(population: list[Individual], config: Config) -> Individual:
 def tell(
     state: SearchState,
     individuals: list[Individual],
-    counts: Counter,
+    counts: Mapping[str, int],
     seconds: dict[str, float],
     computed: set[int],
     config: Config,
@@ -141,7 +144,7 @@ def tell(
             "best_so_far": _finite(state.best_fitness),
             "best": min(finite, default=None),
             "median": statistics.median(finite) if finite else None,
-            "mean_size": statistics.fmean(len(i) for i in individuals),
+            "mean_size": statistics.fmean(map(len, individuals)),
             **counts,
             **{f"seconds_{phase}": round(value, 4) for phase, value in seconds.items()},
         }
