@@ -52,19 +52,21 @@ def setup(dataset: str, model: str, device: str = "cpu", synthetic: bool = False
             pass
     if task is None:
         task, source = synthetic_images(dataset).to(device, getattr(torch, dtype)), "synthetic"
-    return Setup(task, ec.build_model(model, task), ec.Config.for_cell(ec.Cell(dataset, model, "evomal", 0, "paper")), source)
+    return Setup(
+        task, ec.build_model(model, task), ec.Config.for_cell(ec.Cell(dataset, model, "evomal", 0, "paper")), source
+    )
 
 
 def synthetic_images(dataset: str) -> ec.Task:
     """Grey noise over ten faint prototypes, in the shape and number of MNIST (a tenth of it for colour images)."""
     shape, rng = IMAGES[dataset], np.random.default_rng(0)
-    prototypes = rng.normal(size=(10, *shape))
+    prototypes = rng.standard_normal((10, *shape), dtype=np.float32)
 
     def part(n):
         n = n if shape[0] == 1 else n // 10
         y = rng.integers(10, size=n)
-        x = prototypes[y] + rng.normal(size=(n, *shape)).astype(np.float32)
-        return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y)
+        x = prototypes[y] + rng.standard_normal((n, *shape), dtype=np.float32)
+        return torch.from_numpy(x), torch.from_numpy(y)
 
     return ec.Task(dataset, **{name: part(n) for name, n in SIZES.items()}, classification=True, outputs=10)
 

@@ -44,7 +44,9 @@ class Products(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if func._overloadpacket in flop_registry:
-            arguments = tree_map_only(torch.Tensor, lambda t: Shape(t.shape, t.stride(), t.dtype, t.device), (args, kwargs))
+            arguments = tree_map_only(
+                torch.Tensor, lambda t: Shape(t.shape, t.stride(), t.dtype, t.device), (args, kwargs)
+            )
             key = func, repr(arguments)
             self.calls[key] += 1
             self.flops[key] = flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)

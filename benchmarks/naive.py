@@ -49,7 +49,7 @@ class Naive:
     def batch(self, part: str, purpose: str, *index: int):
         """A random batch of a part (purpose and index name it in tests alone)."""
         x, y = next(iter(self.loaders[part]))
-        return x.to(self.task.device), y.to(self.task.device)
+        return x.to(self.task.train[0]), y.to(self.task.device)  # of its dtype and device
 
     def reset(self, purpose: str, *index: int) -> None:
         initialise(self.model, streams.torch_generator(self.seed, purpose, 0, *index))
@@ -113,7 +113,7 @@ class Naive:
         self.model.eval()
         total, count = 0.0, 0
         for x, y in DataLoader(self.loaders["validation"].dataset, 128):
-            z = self.model(x.to(self.task.device))
+            z = self.model(x.to(self.task.train[0]))
             total += self.metric(z, y.to(self.task.device)) * len(y)
             count += len(y)
         return total / count

@@ -23,8 +23,8 @@ from .floor import phases
 CELL = """
 import sys
 import evomal_core as ec
-dataset, model, seed, budget, results = sys.argv[1:]
-ec.run_cell(ec.Cell(dataset, model, "evomal", int(seed), budget), results, device="cpu", threads=1)
+dataset, model, budget, results = sys.argv[1:]
+ec.run_cell(ec.Cell(dataset, model, "evomal", 0, budget), results, device="cpu", threads=1)
 """
 RUN_COUNTS = {"meta_steps": (20, 80), "fitness_steps": (40, 160), "generations": (2, 4)}
 QUICK_COUNTS = {"meta_steps": (2, 8), "fitness_steps": (4, 16), "generations": (2, 3)}
@@ -44,7 +44,11 @@ def compare(setups: dict, candidates: dict, args) -> list[dict]:
     for name, setup in setups.items():
         ms = {phase: common.median(s / counts[name, phase] * 1e3 for s in seconds[name, phase]) for phase in steps}
         paper = setup.config
-        one = paper.meta_steps * ms["meta"] + paper.rejection_steps * ms["filter"] + paper.fitness_steps * ms["fitness"] / 4
+        one = (
+            paper.meta_steps * ms["meta"]
+            + paper.rejection_steps * ms["filter"]
+            + paper.fitness_steps * ms["fitness"] / 4
+        )
         rows.append({"at": name, **ms, "candidates_per_second": common.median([1e3 / one])})
     return rows
 
@@ -64,12 +68,21 @@ def width(setup, args):
     task = setup.task
     sizes = (125, 250) if args.quick else (250, 500, 1000, 2000)
     models = {n: mlp(task.input_shape, task.outputs, (n, n)).to(task.device) for n in sizes}
-    return compare({n: dataclasses.replace(setup, model=model) for n, model in models.items()}, dict.fromkeys(sizes, 5), args)
+    return compare(
+        {n: dataclasses.replace(setup, model=model) for n, model in models.items()}, dict.fromkeys(sizes, 5), args
+    )
 
 
 def cells(args) -> list[dict]:
     """Cells a second of one process and of two side by side, both from the interpreter's start to the record's end."""
-    counts = {"population": 4, "generations": 2, "meta_steps": 4, "fitness_steps": 4, "rejection_steps": 4, "test_steps": 4}
+    counts = {
+        "population": 4,
+        "generations": 2,
+        "meta_steps": 4,
+        "fitness_steps": 4,
+        "rejection_steps": 4,
+        "test_steps": 4,
+    }
     if not args.quick:
         counts = {"population": 8, "generations": 3, "meta_steps": 80, "fitness_steps": 100, "rejection_steps": 100}
         counts["test_steps"] = 500
@@ -78,19 +91,20 @@ def cells(args) -> list[dict]:
     def at_once(n: int):
         with tempfile.TemporaryDirectory() as results:
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-W", "ignore", "-c", CELL, args.dataset, args.model]
-            running = [
-                subprocess.Popen([*command, str(seed), budget, results], env=environment, stdout=sys.stderr)
-                for seed in [0] * n
-                for results in [tempfile.mkdtemp(dir=results)]
-            ]
+            command = [sys.executable, "-W", "ignore", "-c", CELL, args.dataset, args.model, budget]
+            folders = [tempfile.mkdtemp(dir=results) for _ in range(n)]
+            running = [subprocess.Popen([*command, f], env=environment, stdout=sys.stderr) for f in folders]
             if any(process.wait() for process in running):
                 raise RuntimeError("a cell failed; its message stands above")
 
     seconds = common.turns({n: lambda n=n: at_once(n) for n in (1, 2)}, args.repeats)
     rate = {n: [n / s for s in values] for n, values in seconds.items()}
     return [
-        {"at_once": n, "cells_per_minute": common.median(60 * r for r in rate[n]), "ratio": common.ratio(rate[n], rate[1])}
+        {
+            "at_once": n,
+            "cells_per_minute": common.median(60 * r for r in rate[n]),
+            "ratio": common.ratio(rate[n], rate[1]),
+        }
         for n in seconds
     ]
 
@@ -109,7 +123,9 @@ def run(args) -> list[dict]:
             seconds.append(time.perf_counter() - start)
         events = {name: sum(row[name] for row in kept.history) for name in ("rejected", "evaluated")}
         features.append([1, generations, generations * meta, generations * fitness])
-        rows.append({"S_meta": meta, "S_testing": fitness, "generations": generations, **events, "seconds": seconds[-1]})
+        rows.append(
+            {"S_meta": meta, "S_testing": fitness, "generations": generations, **events, "seconds": seconds[-1]}
+        )
     features, seconds = np.array(features, float), np.array(seconds)
     fit = np.linalg.lstsq(features, seconds, rcond=None)[0]
     left = 1 - ((features @ fit - seconds) ** 2).sum() / ((seconds - seconds.mean()) ** 2).sum()

@@ -10,6 +10,8 @@ See the README for a tour, `notebooks/quickstart.ipynb` for one that runs.
 
 import importlib
 
+from . import streams as streams
+from . import training as training
 from .config import BUDGETS, DATASETS, MODELS, Config, Protocol
 from .experiments import report
 from .experiments.cell import METHODS, Cell, find_run, run_cell

@@ -42,10 +42,6 @@ class Records:
         """A line for each record or run that is missing for a reason."""
         return self.damaged + [f"{run.cell}: {run.status}, {run.reason}" for run in self.own if run.reason]
 
-    def table(self) -> pandas.DataFrame:
-        """`runs_table` of both, told apart by the column `source`."""
-        return pandas.concat([runs_table(getattr(self, source), source) for source in SOURCES], ignore_index=True)
-
     def select(self, **wanted) -> "Records":
         """Those whose cells have these values: `select(dataset="diabetes", method=("evomal", "random"))`."""
         wanted = {name: v if isinstance(v, (tuple, list, set)) else (v,) for name, v in wanted.items()}
@@ -65,6 +61,9 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
     reference, damaged = store.read_runs(reference_dir or REFERENCE, Cell)
     own, more = store.read_runs(store.results_dir(results_dir), Cell)
     own += [run for run in also if run.path is None]
+    reference, own = (
+        sorted(runs, key=lambda run: (_order(_key(run.cell)), run.cell.seed)) for runs in (reference, own)
+    )
     return Records(reference, own, [message.replace(f"{store.ROOT}/", "") for message in damaged + more])
 
 
@@ -74,10 +73,12 @@ def paper_table(name: str = "table3") -> pandas.DataFrame:
     return pandas.read_csv(PAPER / f"{name}.csv")
 
 
-def runs_table(runs: Iterable[store.Run], source: str = "own") -> pandas.DataFrame:
-    """One row a run: its cell, status, metrics, the loss found, counts and seconds. Missing numbers are NaN."""
-    table = pandas.DataFrame([_row(run) | {"source": source} for run in runs], columns=_COLUMNS)
-    return table.astype(dict.fromkeys(_NUMBERS, float))
+def runs_table(runs: Records | Iterable[store.Run]) -> pandas.DataFrame:
+    """One row a run: its cell, source ("reference" or "own"), status, metrics, the loss found, counts and seconds. Missing
+    numbers are NaN."""
+    records = runs if isinstance(runs, Records) else Records([], list(runs), [])
+    rows = [_row(run) | {"source": source} for source in SOURCES for run in getattr(records, source)]
+    return pandas.DataFrame(rows, columns=_COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
 
 
 _NUMBERS = ["test_metric", "validation_metric", "train_metric", "fitness", "candidates", "evaluated", "seconds"]
@@ -109,7 +110,7 @@ def summary(
     """Mean and standard deviation over seeds, beside the paper's.
 
     Args:
-        runs: `Records`, or a table as `runs_table` makes it.
+        runs: `Records`, a list of runs (which count as own), or a table as `runs_table` makes it.
         paper: as `paper_table` makes it.
         rows: cells that have a row even without a record; their seeds do not matter.
 
@@ -118,10 +119,9 @@ def summary(
         and "own" each: mean, std (n − 1), n (complete runs), left_out (text: how many runs of which other status) and
         difference (of the means, to the paper's).
     """
-    table = runs.table() if isinstance(runs, Records) else runs
-    rows = [tuple(getattr(cell, name) for name in KEYS) for cell in rows]
-    index = sorted({*rows, *table[KEYS].itertuples(index=False, name=None)}, key=_order)
-    result = pandas.DataFrame(index=pandas.MultiIndex.from_tuples(index, names=KEYS) if index else _empty_index())
+    table = runs if isinstance(runs, pandas.DataFrame) else runs_table(runs)
+    index = sorted({*map(_key, rows), *table[KEYS].itertuples(index=False, name=None)}, key=_order)
+    result = pandas.DataFrame(index=pandas.MultiIndex.from_tuples(index, names=KEYS))
     if paper is not None:
         known = paper.set_index(KEYS[:3])
         for name in ("mean", "std"):
@@ -141,8 +141,8 @@ def summary(
     return result
 
 
-def _empty_index() -> pandas.MultiIndex:
-    return pandas.MultiIndex.from_arrays([[]] * len(KEYS), names=KEYS)
+def _key(cell: Cell) -> tuple:
+    return tuple(getattr(cell, name) for name in KEYS)
 
 
 def _order(key: tuple) -> tuple:
@@ -185,10 +185,10 @@ def _with_n(mean: float, std: float, n: int, left_out: str) -> str:
     return f"{_mean_std(mean, std)} (n = {n}{'; ' + left_out if left_out else ''})"
 
 
-def searches(runs: Records | pandas.DataFrame) -> pandas.DataFrame:
+def searches(runs: Records | Iterable[store.Run] | pandas.DataFrame) -> pandas.DataFrame:
     """What the searches found and spent, a row for each method and source: mean and standard deviation over seeds of the
     best fitness and the test metric, mean number of candidates, of those whose fitness was computed, and of minutes."""
-    table = runs.table() if isinstance(runs, Records) else runs
+    table = runs if isinstance(runs, pandas.DataFrame) else runs_table(runs)
     table = table[table["method"].isin(GENETIC_METHODS)].assign(minutes=table["seconds"] / 60)
     groups = table.groupby([*KEYS, "source"])
     result = groups.agg(
@@ -209,12 +209,10 @@ def hardware(device: str = "auto") -> str:
     return f"{machine['cpu']}, {machine['cores']} cores, {machine.get('gpu', machine['device'])}\n{versions}"
 
 
-def levels(
-    runs: Records, dataset: str, method: str = "baseline", budget: str = "paper"
-) -> dict[str, tuple[float, int]]:
+def levels(runs: Records, dataset: str, method="baseline", budget="paper") -> dict[str, tuple[float, int]]:
     """Protocol -> (mean test metric, n) of the reference records, for what the split alone does."""
-    chosen = runs.select(dataset=dataset, method=method, budget=budget)
-    groups = runs_table(chosen.reference, "reference").dropna(subset="test_metric").groupby("protocol")["test_metric"]
+    chosen = Records(runs.select(dataset=dataset, method=method, budget=budget).reference, [], [])
+    groups = runs_table(chosen).dropna(subset="test_metric").groupby("protocol")["test_metric"]
     return {protocol: (values.mean(), len(values)) for protocol, values in groups}
 
 
@@ -222,7 +220,7 @@ def best_runs(runs: Records) -> list[store.Run]:
     """Of each data set, model, method, protocol and budget the complete run of lowest fitness (validation, not test)."""
     best: dict[tuple, store.Run] = {}
     for run in runs.reference + runs.own:
-        key = tuple(getattr(run.cell, name) for name in KEYS)
+        key = _key(run.cell)
         if run.status == "complete" and run.data.get("fitness") is not None:
             best[key] = min(best.get(key, run), run, key=lambda r: r.data["fitness"])
     return [best[key] for key in sorted(best, key=_order)]

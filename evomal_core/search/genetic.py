@@ -39,7 +39,7 @@ class SearchState:
             "best_fitness": _finite(self.best_fitness),
             "archive": [_strict(i) for i in self.memory.archive.values()],
             "gradients": {key: _finite(value) for key, value in self.memory.gradients.items()},
-            "history": self.history,
+            "history": list(self.history),
             "strategy": self.strategy,
         }
 

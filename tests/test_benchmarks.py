@@ -1,0 +1,146 @@
+"""The benchmarks run at tiny sizes and print one JSON line, and the naive loop computes what the package computes."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from evomal_core import Config, Task
+from evomal_core.losses import expression
+from evomal_core.models.logistic import logistic
+from evomal_core.models.mlp import mlp
+from evomal_core.search import filters
+from evomal_core.training import base, batches, unroll
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the installed package
+
+from benchmarks import common, floor, generation, meta_gradient, scaling
+from benchmarks.naive import Naive
+from benchmarks.trees import TREES
+
+
+def small(classification: bool) -> common.Setup:
+    """A problem in float64 whose images are bytes to begin with, as those of the naive loop are."""
+    draw = torch.Generator().manual_seed(0)
+
+    def part(n):
+        if classification:
+            x = torch.randint(256, (n, 1, 4, 4), generator=draw) / 255
+            x[0] = 0
+            x[1] = 1
+            return x.double(), torch.randint(3, (n,), generator=draw)
+        return torch.randn(n, 5, generator=draw).double(), torch.randn(n, 1, generator=draw).double()
+
+    parts = {name: part(40) for name in ("train", "validation", "test")}
+    task = Task("small", **parts, classification=classification, outputs=3 if classification else 1)
+    model = (logistic(task.input_shape, 3) if classification else mlp(task.input_shape, 1, (8, 8))).double()
+    return common.Setup(task, model, Config(batch_size=16, dtype="float64", rejection_batch=20), "random")
+
+
+class SameBatches(Naive):
+    """The naive loop on the package's batches."""
+
+    def batch(self, part, purpose, *index):
+        x, y = getattr(self.task, part)
+        if x.ndim == 4:  # through the per-image transforms
+            data = self.loaders[part].dataset
+            x = torch.stack([data[i][0] for i in range(len(data))]).double()
+        return batches.draw((x, y), self.config.batch_size, self.seed, purpose, 0, *index)
+
+
+@pytest.mark.parametrize("classification", [False, True])
+def test_naive_loop_computes_what_the_package_computes(classification):
+    setup, steps = small(classification), 3
+    config = dataclasses.replace(setup.config, meta_steps=steps, rejection_steps=steps, fitness_steps=steps)
+    fast, plain = setup.losses(6), setup.losses(6)
+    loop = SameBatches(setup.task, setup.model, config)
+
+    unroll.optimise_losses(fast, [setup.problem], config, 0)
+    for loss, other in zip(fast, plain, strict=True):
+        loop.optimise(other, steps)
+        torch.testing.assert_close(loss.weights, other.weights, rtol=1e-5, atol=1e-6)
+
+    gains = filters.improvement(fast, filters.Probe.of(setup.problem, config, 0), config)
+    assert gains == pytest.approx([loop.improvement(loss, steps) for loss in fast], rel=1e-5, abs=1e-9)
+
+    values = base.fitness(fast, [setup.problem], config, 0)
+    for loss, value in zip(fast, values, strict=True):
+        loop.train(loss, steps)
+        assert value == pytest.approx(loop.evaluate(), rel=1e-5, abs=1e-9)
+    assert len(loop.history) == 2 * steps * len(fast)
+
+
+def test_trees_are_25_of_5_to_30_nodes():
+    sizes = [len(expression.parse(tree)) for tree in TREES]
+    assert len(set(TREES)) == 25 and (min(sizes), max(sizes)) == (5, 30)
+    small(True).losses(25)  # raises if one lacks y or f
+
+
+def test_turns_alternate():
+    calls = []
+    seconds = common.turns({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=3)
+    assert "".join(calls) == "ab" * 4  # one unmeasured turn first
+    assert {len(values) for values in seconds.values()} == {3}
+
+
+def test_ratio_is_the_median_over_turns():
+    assert common.ratio([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]) == 3.0
+
+
+def test_recorded_products_are_counted_and_run_again():
+    a, w = torch.randn(4, 8), torch.randn(8, 16)
+    products = floor.record(lambda: (a @ w, a @ w, a * 2))
+    assert products.total() == 2 * (2 * 4 * 8 * 16)
+    again = floor.record(products.replay())
+    assert again.calls == products.calls
+
+
+def printed(capsys) -> dict:
+    (line,) = capsys.readouterr().out.splitlines()
+    result = json.loads(line)
+    assert {"benchmark", "date", "hardware", "versions", "commit", "threads"} <= set(result)
+    return result
+
+
+@pytest.fixture
+def tiny_steps(monkeypatch):
+    monkeypatch.setattr(generation, "STEPS", {"meta": 1, "filter": 2, "fitness": 2})
+    monkeypatch.setattr(generation, "NAIVE_STEPS", {"meta": 1, "filter": 2, "fitness": 1})
+
+
+def test_generation_prints_one_json_line(capsys, tiny_steps):
+    generation.main("digits logistic --candidates 4 --repeats 1 --json".split())
+    result = printed(capsys)
+    assert set(result["ratio"]) == {"meta", "filter", "fitness", "evaluate"}
+    assert result["meta"] > 0 and result["naive"]["filter"] > 0
+    assert result["losses"] == list(TREES[:4])
+    assert result["generation_seconds"]["package"].keys() == {"optimise", "filter", "fitness", "total"}
+    assert 0 < result["fitness_share_of_products"] < 10
+
+
+def test_meta_gradient_agrees_between_ways(capsys):
+    meta_gradient.main("digits logistic --batch 32 --lockstep 2 --repeats 1 --json".split())
+    rows = printed(capsys)["rows"]
+    assert {"higher", "func", "jvp", "gram"} <= {row["way"] for row in rows}
+    assert all(row.get("difference", 0) < 1e-4 for row in rows)
+
+
+def test_floor_prints_one_json_line(capsys):
+    floor.main("digits logistic --candidates 2 --repeats 1 --json".split())
+    rows = {row["phase"]: row for row in printed(capsys)["rows"]}
+    assert rows["meta"]["mflop"] > 0 and rows["fitness"]["achieved_over_floor"] > 0 and rows["filter"]["mflop"] == 0
+
+
+def test_scaling_prints_one_json_line(capsys):
+    scaling.main("population batch --quick --dataset digits --model logistic --repeats 1 --json".split())
+    result = printed(capsys)
+    assert [row["at"] for row in result["population"]] == [1, 5]
+    assert [row["at"] for row in result["batch"]] == [32, 128]
+
+
+def test_synthetic_images_stand_in():
+    setup = common.setup("svhn", "logistic", synthetic=True)
+    assert setup.data == "synthetic" and setup.task.input_shape == (3, 32, 32)

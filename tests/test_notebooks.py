@@ -1,0 +1,119 @@
+"""The notebooks as files, and table3 as papermill runs it. (That they run at all is nbval's, see pyproject.toml.)"""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [path.stem for path in NOTEBOOKS]
+MACHINE_PATH = re.compile(r"/home/|/root/|/tmp/|/work/|/Users/|/mnt/|site-packages|[A-Z]:\\\\")
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=NAMES)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def test_the_notebooks_are_there():
+    assert {"quickstart", "table3"} <= set(NAMES)
+
+
+def test_valid_and_small(path, notebook):
+    nbformat.validate(notebook)
+    assert path.stat().st_size <= 100_000
+
+
+def test_one_parameters_cell_of_plain_described_values(notebook):
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    statements = ast.parse(cell.source).body
+    for statement, line in zip(statements, cell.source.splitlines(), strict=True):
+        assert isinstance(statement, ast.Assign)
+        ast.literal_eval(statement.value)  # papermill writes after this cell, so nothing may be derived in it
+        assert re.search(r"  # \w", line), f"no help for {line!r}"
+
+
+def test_parameters_are_read_right_behind_their_cell(notebook):
+    cells = code_cells(notebook)
+    assert cells[0].metadata.tags == ["parameters"]
+    assert "ec.read_parameters(" in cells[1].source
+
+
+def test_committed_with_the_outputs_of_one_run_in_order(notebook):
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        assert not [output for output in cell.outputs if output.output_type == "error"]
+        assert not [output for output in cell.outputs if output.get("name") == "stderr"]
+        if "NBVAL_CHECK_OUTPUT" in cell.source:
+            assert cell.outputs, "nbval is to compare an output that is not there"
+    assert any("NBVAL_CHECK_OUTPUT" in cell.source for cell in cells)
+
+
+def test_names_no_machine_and_the_default_kernel(path, notebook):
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.kernelspec.language == "python"
+    assert "papermill" not in notebook.metadata
+    outputs = json.dumps([notebook.metadata, *[[cell.metadata, cell.get("outputs")] for cell in notebook.cells]])
+    images = re.compile(r'"image/png": "[^"]*"')
+    assert not MACHINE_PATH.search(images.sub("", outputs))
+
+
+def papermill(tmp_path, *parameters):
+    """Run table3 from another folder; (finished process, the notebook it wrote)."""
+    out = tmp_path / "out.ipynb"
+    given = [
+        part for name, value in zip(parameters[::2], parameters[1::2], strict=True) for part in ("-p", name, value)
+    ]
+    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "table3.ipynb"), str(out), "-k", "python3"]
+    done = subprocess.run([*command, *given], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    return done, nbformat.read(out, as_version=4)
+
+
+def test_papermill_computes_a_seed_and_ends_with_the_table(tmp_path):
+    results = tmp_path / "runs"
+    done, notebook = papermill(
+        tmp_path,
+        *("seed", "3", "budget", "smoke", "datasets", "diabetes", "methods", "baseline,random"),
+        *("results_dir", str(results), "workers", "1"),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = sorted(path.parts[-4] for path in results.rglob("record.json"))
+    assert records == ["baseline", "random"]
+    tables = [
+        output.data["text/html"]
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        if "display_summary" in cell.source and "text/html" in output.get("data", {})
+    ]
+    assert len(tables) == 1
+    assert "0.3829 ± 0.0065" in tables[0]
+    assert "(n = 1)" in tables[0]
+    text = "".join(output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs)
+    assert "generation 2/2" in text, "progress, a line a generation"
+    assert (results / "figures" / "table3_fitness.pdf").exists()
+
+
+def test_papermill_with_an_unknown_parameter_fails_and_names_the_near_miss(tmp_path):
+    done, notebook = papermill(tmp_path, "sede", "3", "results_dir", str(tmp_path / "runs"))
+    assert done.returncode != 0
+    assert "unknown parameter 'sede'" in done.stderr
+    assert "Did you mean 'seed'?" in done.stderr
+    assert not (tmp_path / "runs").exists(), "nothing is computed"
+    ran = [cell for cell in code_cells(notebook) if cell.execution_count]
+    assert "ec.read_parameters(" in ran[-1].source

@@ -1,0 +1,131 @@
+"""Notebook parameters: what papermill passes is read, and what is wrong fails at once and names the near miss."""
+
+import dataclasses
+import math
+
+import pytest
+
+import evomal_core as ec
+
+ALL = "seed seeds budget datasets models methods protocol device results_dir data_dir workers force"
+
+
+def read(**given):
+    return ec.read_parameters(given, ALL)
+
+
+def test_defaults_compute_nothing():
+    p = read(seed=None, seeds=[])
+    assert p.cells() == []
+    assert len(p.rows) == 1 * 1 * len(ec.METHODS)
+    assert p == ec.Parameters()
+
+
+@pytest.mark.parametrize("value", [3, "3", " 3 "])
+def test_one_more_seed_as_papermill_passes_it(value):
+    cells = read(seed=value, datasets="diabetes,boston", methods=["evomal"]).cells()
+    assert cells == [ec.Cell("diabetes", "mlp", "evomal", 3), ec.Cell("boston", "mlp", "evomal", 3)]
+
+
+@pytest.mark.parametrize("value", [[0, 1, 2], (0, 1, 2), "0,1,2", "0, 1, 2", "[0, 1, 2]", ["0", 1, 2, 2]])
+def test_a_list_is_a_list_or_a_string_with_commas(value):
+    assert read(seeds=value).seeds == (0, 1, 2)
+
+
+def test_one_value_is_a_list_of_one():
+    p = read(seeds=4, datasets="boston", models="mlp", methods="'evomal'")
+    assert (p.seeds, p.datasets, p.models, p.methods) == ((4,), ("boston",), ("mlp",), ("evomal",))
+    assert read(seeds="").seeds == ()
+
+
+def test_cells_are_the_product_without_repetition():
+    p = read(seed=1, seeds="0,1", methods="baseline,evomal", datasets="diabetes,boston")
+    assert len(p.cells()) == len(set(p.cells())) == 2 * 2 * 2
+    assert [cell.seed for cell in p.cells()] == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ({"budget": "qick"}, "quick"),
+        ({"budget": "quick+generatons=3"}, "generations"),
+        ({"protocol": "papr"}, "paper"),
+        ({"protocol": "paper+elitsm=off"}, "elitism"),
+        ({"datasets": "diabetes,bostn"}, "boston"),
+        ({"methods": ["evmal"]}, "evomal"),
+        ({"models": "lenet"}, "lenet5"),
+        ({"device": "gpu:cuda"}, "cuda"),
+        ({"force": "tru"}, "True"),
+    ],
+)
+def test_unknown_value_names_the_near_miss(given, near):
+    with pytest.raises(ValueError, match=f"Did you mean '{near}'"):
+        read(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"seed": -1},
+        {"seed": 1.5},
+        {"seed": True},
+        {"seed": "three"},
+        {"seeds": "1,x"},
+        {"workers": 0},
+        {"datasets": []},
+    ],
+)
+def test_value_out_of_range_names_the_parameter(given):
+    (name,) = given
+    with pytest.raises(ValueError, match=name):
+        read(**given)
+
+
+@pytest.mark.parametrize(("name", "near"), [("sed", "seed"), ("dataset", "datasets"), ("result_dir", "results_dir")])
+def test_unknown_parameter_names_the_near_miss(name, near):
+    with pytest.raises(ValueError, match=f"unknown parameter '{name}'.*Did you mean '{near}'"):
+        read(**{name: "x"})
+
+
+def test_a_parameter_that_this_notebook_does_not_take_is_unknown():
+    with pytest.raises(ValueError, match="unknown parameter 'models'; this notebook takes seed, datasets"):
+        ec.read_parameters({"seed": 1, "models": "mlp"}, ("seed", "datasets"))
+
+
+def test_what_a_notebook_has_beside_its_parameters_is_no_parameter():
+    names = {"In": [""], "Out": {}, "get_ipython": read, "exit": object(), "quit": object(), "open": open}
+    imported = {"ec": ec, "math": math, "Cell": ec.Cell, "_private": 1, "__name__": "__main__"}
+    assert ec.read_parameters({**names, **imported, "seed": 2}, ALL).seed == 2
+
+
+def test_in_a_live_kernel_later_variables_are_no_parameters():
+    notebook = {"get_ipython": read, "seed": 1}
+    ec.read_parameters(notebook, ALL)
+    notebook |= {"table": [1, 2], "seed": 2}
+    assert ec.read_parameters(notebook, ALL).seed == 2
+
+
+def test_a_notebook_may_allow_fewer_values():
+    with pytest.raises(ValueError, match="datasets must be one of diabetes, boston; got 'mnist'"):
+        ec.read_parameters({"datasets": "mnist"}, ALL, datasets=("diabetes", "boston"))
+
+
+def test_parameters_are_frozen_and_equal_names_are_equal():
+    p = read(budget="quick+population=8+generations=3", protocol="paper+elitism=on")
+    assert (p.budget, p.protocol) == ("quick+generations=3", "paper")
+    assert p.config.generations == 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        p.seed = 1
+
+
+def test_arguments_for_run_grid_and_the_place_of_figures(tmp_path):
+    p = read(results_dir=str(tmp_path), device="cuda:1", workers="2", force="true")
+    assert p.run_arguments == {
+        "results_dir": str(tmp_path),
+        "data_dir": None,
+        "device": "cuda:1",
+        "workers": 2,
+        "force": True,
+    }
+    assert p.figures == tmp_path / "figures"
+    assert read().figures.parts[-2:] == ("results", "figures")

@@ -1,0 +1,287 @@
+"""Tables and figures from hand-made records: what is averaged, what is left out and counted, what is never pooled."""
+
+import dataclasses
+import json
+import math
+import statistics
+
+import pandas
+import pytest
+import torch
+
+import evomal_core as ec
+from evomal_core.experiments import store
+
+report = ec.report
+DIABETES = ("diabetes", "mlp")
+
+
+def history(*best, **counts):
+    """Rows of a history with these best-so-far values."""
+    outcomes = dict.fromkeys(("elite", "symbolic", "rejected", "equivalent", "evaluated", "non_finite"), 0) | counts
+    return [{"generation": g, "best_so_far": b, "best": b, "median": b, **outcomes} for g, b in enumerate(best)]
+
+
+def write(folder, method="baseline", seed=0, test=0.5, status="complete", budget="quick", protocol="paper", **more):
+    """Write a record as `run_cell` would, without running anything."""
+    cell = ec.Cell(*DIABETES, method, seed, budget, protocol)
+    record = {
+        "schema": store.SCHEMA,
+        "cell": dataclasses.asdict(cell),
+        "config": dataclasses.asdict(ec.Config.for_cell(cell)),
+        "status": status,
+        "reason": None if status == "complete" else "because",
+        "metric": "mean squared error",
+        "test_metric": test if status == "complete" else None,
+        "validation_metric": 0.4,
+        "train_metric": 0.3,
+        "fitness": None,
+        "loss": None,
+        "history": [],
+        "seconds": {"total": 60.0},
+        **more,
+    }
+    path = store.folder_of(cell, folder) / "record.json"
+    store.write_json(path, record)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """(results_dir, reference_dir), both empty."""
+    return tmp_path / "runs", tmp_path / "reference"
+
+
+def summarise(folders, **keywords):
+    runs = report.collect(folders[0], reference_dir=folders[1])
+    return report.summary(runs, report.paper_table("table3"), **keywords)
+
+
+def row(table, method="baseline", protocol="paper", budget="quick"):
+    return table.loc[(*DIABETES, method, protocol, budget)]
+
+
+def test_mean_and_sample_standard_deviation_beside_the_paper(folders):
+    values = [0.71, 0.74, 0.80]
+    for seed, value in enumerate(values):
+        write(folders[0], seed=seed, test=value)
+    own = row(summarise(folders))
+    assert own["own", "mean"] == pytest.approx(statistics.fmean(values), rel=1e-12)
+    assert own["own", "std"] == pytest.approx(statistics.stdev(values), rel=1e-12)
+    assert own["own", "n"] == 3
+    assert own["paper", "mean"] == 0.3829
+    assert own["paper", "std"] == 0.0065
+    assert own["own", "difference"] == pytest.approx(statistics.fmean(values) - 0.3829, rel=1e-12)
+
+
+def test_diverged_and_lossless_runs_are_counted_and_left_out_of_the_mean(folders):
+    write(folders[0], seed=0, test=0.7)
+    write(folders[0], seed=1, status="diverged")
+    write(folders[0], seed=2, status="no_loss")
+    write(folders[0], seed=3, status="diverged")
+    table = summarise(folders)
+    own = row(table)
+    assert (own["own", "mean"], own["own", "n"]) == (0.7, 1)
+    assert math.isnan(own["own", "std"])
+    assert own["own", "left_out"] == "2 diverged, 1 no_loss"
+    shown = report.display_summary(table).loc[("diabetes", "baseline", "paper", "quick")]
+    assert shown["own runs"] == "0.7000 (n = 1; 2 diverged, 1 no_loss)"
+
+
+def test_a_row_of_nothing_but_failures_says_so(folders):
+    write(folders[0], status="diverged")
+    shown = report.display_summary(summarise(folders)).iloc[0]
+    assert shown["own runs"] == "1 diverged"
+    assert shown["own − paper"] == ""
+
+
+def test_budgets_and_protocols_are_never_pooled(folders):
+    variants = [("quick", "paper"), ("paper", "paper"), ("quick", "released"), ("quick+generations=3", "paper")]
+    variants.append(("quick", "paper+elitism=off"))
+    for value, (budget, protocol) in enumerate(variants):
+        write(folders[0], test=float(value), budget=budget, protocol=protocol)
+    table = summarise(folders)
+    assert len(table) == len(variants)
+    for value, (budget, protocol) in enumerate(variants):
+        assert row(table, protocol=protocol, budget=budget)["own", "mean"] == value
+    assert set(table["own", "n"]) == {1}
+
+
+def test_reference_and_own_runs_are_columns_of_their_own(folders):
+    write(folders[0], seed=0, test=0.9)
+    write(folders[1], seed=0, test=0.7)
+    write(folders[1], seed=1, test=0.8)
+    both = row(summarise(folders))
+    assert (both["own", "mean"], both["own", "n"]) == (0.9, 1)
+    assert (both["reference", "mean"], both["reference", "n"]) == (pytest.approx(0.75), 2)
+    assert both["reference", "difference"] == pytest.approx(0.75 - 0.3829)
+
+
+def test_rows_without_a_record_and_without_a_number_in_the_paper(folders):
+    cells = [ec.Cell(*DIABETES, "random"), ec.Cell("california", "mlp", "evomal")]
+    shown = report.display_summary(summarise(folders, rows=cells))
+    assert list(shown["own runs"]) == ["no record", "no record"]
+    assert list(shown["paper"]) == ["–", "0.1723 ± 0.0048"]
+
+
+def test_rows_stand_in_the_order_of_the_paper(folders):
+    for method in ("random", "evomal", "baseline", "gp-lfl"):
+        for protocol in ("released", "paper"):
+            write(folders[0], method, protocol=protocol)
+    keys = [(method, protocol) for _, _, method, protocol, _ in summarise(folders).index]
+    assert keys == [(m, p) for m in ("baseline", "gp-lfl", "evomal", "random") for p in ("paper", "released")]
+
+
+def test_a_damaged_record_is_named_and_the_others_are_read(folders):
+    write(folders[0], seed=0)
+    write(folders[0], seed=1).write_text('{"schema": 1, "cell": ')
+    not_a_number = write(folders[0], seed=2)
+    not_a_number.write_text(not_a_number.read_text().replace('"test_metric": 0.5', '"test_metric": NaN'))
+    runs = report.collect(folders[0], reference_dir=folders[1])
+    assert [run.cell.seed for run in runs.own] == [0]
+    assert len(runs.problems) == 2
+    assert all(f"seed{seed}" in message for seed, message in zip((1, 2), runs.problems, strict=True))
+
+
+def test_what_could_not_be_run_stands_in_its_row(folders):
+    lost = store.Run(ec.Cell("boston", "mlp", "evomal"), "unavailable", reason="put boston_housing.csv into data/")
+    runs = report.collect(folders[0], also=[lost], reference_dir=folders[1])
+    assert report.display_summary(report.summary(runs))["own runs"].tolist() == ["1 unavailable"]
+    assert "boston_housing.csv" in runs.problems[0]
+
+
+def test_empty_records_give_an_empty_table(folders):
+    table = summarise(folders)
+    assert len(table) == 0
+    assert len(report.display_summary(table)) == 0
+    assert len(report.searches(report.collect(folders[0], reference_dir=folders[1]))) == 0
+
+
+def test_runs_table_has_one_tidy_row_a_run_in_full_precision(folders):
+    loss = {"schema": 1, **ec.MetaLoss.from_expression("abs(sub(y, f))").to_json()}
+    rows = history(0.9, 0.6, evaluated=3, rejected=5)
+    write(folders[0], "evomal", test=0.123456789012345, loss=loss, history=rows, fitness=0.6)
+    table = report.runs_table(report.collect(folders[0], reference_dir=folders[1]))
+    assert len(table) == 1
+    only = table.iloc[0]
+    assert only["test_metric"] == 0.123456789012345
+    assert (only["expression"], only["candidates"], only["evaluated"]) == ("abs(sub(y, f))", 16, 6)
+    assert (only["source"], only["fitness"], only["seconds"]) == ("own", 0.6, 60.0)
+
+
+def test_searches_average_over_seeds_and_leave_out_the_baseline(folders):
+    write(folders[0], "baseline")
+    for seed, fitness in enumerate((0.5, 0.7)):
+        write(folders[0], "random", seed, history=history(fitness, evaluated=seed + 1), fitness=fitness)
+    table = report.searches(report.collect(folders[0], reference_dir=folders[1]))
+    assert len(table) == 1
+    found = table.iloc[0]
+    assert found["fitness_mean"] == pytest.approx(0.6)
+    assert found["fitness_std"] == pytest.approx(math.sqrt(0.02))
+    assert (found["runs"], found["evaluated"], found["minutes"]) == (2, 1.5, 1.0)
+
+
+def test_levels_and_best_runs(folders):
+    write(folders[1], budget="paper", test=0.74)
+    for seed, (test, fitness) in enumerate([(0.40, 0.9), (0.36, 0.8)]):
+        write(folders[1], budget="paper", protocol="released", seed=seed, test=test)
+        write(folders[1], "evomal", seed, test=test, fitness=fitness)
+    runs = report.collect(folders[0], reference_dir=folders[1])
+    assert report.levels(runs, "diabetes") == {"paper": (0.74, 1), "released": (pytest.approx(0.38), 2)}
+    assert report.levels(runs, "boston") == {}
+    assert [run.data["fitness"] for run in report.best_runs(runs)] == [0.8]
+    assert [run.cell.seed for run in runs.select(protocol="released", seed=(1, 2)).reference] == [1]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.38294, "0.3829"), (-0.5, "-0.5000"), (12345.6, "1.235e+04"), (math.nan, "–")]
+)
+def test_four_digits_are_shown(value, shown):
+    assert report.number(value) == shown
+
+
+def test_paper_table_is_the_published_one():
+    table = report.paper_table("table3")
+    assert table.shape == (15, 6)
+    assert table.query("dataset == 'california' and method == 'evomal'")["mean"].item() == 0.1723
+    with pytest.raises(ValueError, match="Did you mean 'table3'"):
+        report.paper_table("tabel3")
+
+
+# --- figures ---
+
+
+def texts(figure):
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+
+def test_fitness_curve_is_the_mean_over_seeds_where_all_have_a_value(folders):
+    write(folders[0], "evomal", 0, history=history(None, 0.8, 0.6))
+    write(folders[0], "evomal", 1, history=history(0.9, 0.6, 0.5))
+    write(folders[0], "random", 0, status="no_loss", history=history(None, None, None))
+    runs = report.collect(reference_dir=folders[0], results_dir=folders[1])
+    (axis,) = ec.plots.fitness_curve(runs).axes
+    (line,) = [line for line in axis.lines if len(line.get_xdata())]
+    assert list(line.get_xdata()) == [2, 3]
+    assert list(line.get_ydata()) == pytest.approx([0.7, 0.55])
+    assert [text.get_text() for text in axis.get_legend().texts] == ["evomal, n = 2"]
+
+
+def test_fitness_curve_refuses_to_pool_and_draws_nothing_from_nothing(folders):
+    write(folders[0], "evomal", history=history(0.9))
+    write(folders[0], "evomal", history=history(0.9), protocol="released")
+    runs = report.collect(folders[0], reference_dir=folders[1])
+    with pytest.raises(ValueError, match="one budget and protocol"):
+        ec.plots.fitness_curve(runs)
+    assert texts(ec.plots.fitness_curve([])) == ["no record"]
+
+
+def test_network_has_a_weight_an_edge_and_a_label_a_node():
+    loss = ec.MetaLoss.from_expression("add(square(sub(y, f)), -1)", weights=[1.5, 0.25, -2, 3, 0.125])
+    labels = texts(ec.plots.draw_network(loss))
+    for label in ("+", "square", "−", "y", "f", "−1", "1.500", "0.2500", "−2.000", "3.000", "0.1250"):
+        assert labels.count(label) == 1, (label, labels)
+
+
+def test_shape_of_a_regression_loss():
+    loss = ec.MetaLoss.from_expression("square(sub(y, f))", weights=[1.0, 1.0, 0.5])
+    _, line = ec.plots.loss_shape(loss, ys=[1.0], points=7).axes[0].lines
+    errors = torch.linspace(-3, 3, 7)
+    assert line.get_ydata() == pytest.approx((1 - 0.5 * (1 + errors)).square().numpy(), rel=1e-5)
+
+
+def test_shape_of_classification_losses():
+    for loss in (ec.CrossEntropy(), ec.MetaLoss.from_expression("mul(sub(f, f), y)", classification=True)):
+        lines = ec.plots.loss_shape(loss).axes[0].lines[1:]
+        assert [line.get_label() for line in lines] == ["y = 1", "y = 0"]
+        assert lines[1].get_ydata() == pytest.approx(0.0)  # both losses ignore the other classes
+    assert ec.plots.loss_shape(ec.CrossEntropy()).axes[0].lines[1].get_ydata()[0] == pytest.approx(-math.log(0.001))
+
+
+def test_filter_counts_and_saved_files(folders, tmp_path):
+    write(folders[0], "evomal", history=history(0.9, 0.8, evaluated=3, rejected=5))
+    figure = ec.plots.filter_counts(report.collect(folders[0], reference_dir=folders[1]).own)
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 16
+    pdf, png = ec.plots.save(figure, tmp_path / "new" / "figure")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_live_curve_is_silent_without_a_notebook(capsys):
+    curve = ec.plots.LiveCurve(2)
+    for rows in (history(0.9), history(0.9, 0.5)):
+        curve(type("State", (), {"history": rows}))
+    assert curve.handle is None
+    assert capsys.readouterr() == ("", "")
+    lines = curve.draw(history(None, 0.9)).axes[0].lines
+    assert pandas.isna(lines[0].get_ydata()[0])
+
+
+def test_records_written_here_are_those_that_the_package_reads(folders):
+    """The helper of this file and `run_cell` must not drift apart."""
+    run = ec.run_cell(ec.Cell(*DIABETES, "baseline", 0, "smoke+test_steps=1"), results_dir=folders[0])
+    real = json.loads((run.path / "record.json").read_text())
+    made = json.loads(write(folders[0], seed=1).read_text())
+    assert set(made) <= set(real)
+    table = report.runs_table(report.collect(folders[0], reference_dir=folders[1]))
+    assert set(table["test_metric"]) == {run.test_metric, 0.5}
