@@ -71,17 +71,31 @@ def synthetic_images(dataset: str) -> ec.Task:
     return ec.Task(dataset, **{name: part(n) for name, n in SIZES.items()}, classification=True, outputs=10)
 
 
-def turns(sides: dict[str, Callable[[], object]], repeats: int = 5) -> dict[str, list[float]]:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+clock = "wall"  # set by `start`
+
+
+def start(args: argparse.Namespace) -> None:
+    """Take over the settings that hold for the whole process."""
+    global clock
+    clock = args.clock
+    torch.set_num_threads(args.threads)
+
+
+def turns(
+    sides: dict[str, Callable[[], object]], repeats: int = 5, now: Callable | None = None
+) -> dict[str, list[float]]:
     """Seconds of each side, `repeats` times, the sides taking turns (A B A B …) after one unmeasured turn of all."""
+    now = now or CLOCKS[clock]
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(-1, repeats):
         for name, side in sides.items():
             synchronise()
-            start = time.perf_counter()
+            begin = now()
             side()
             synchronise()
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(now() - begin)
     return seconds
 
 
@@ -107,21 +121,19 @@ def parser(doc: str, problem: bool = True) -> argparse.ArgumentParser:
         result.add_argument("model", choices=ec.MODELS)
     result.add_argument("--threads", type=int, default=1)
     result.add_argument("--repeats", type=int, default=5, help="turns, of which the median is taken")
+    result.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: of this process, where others use the machine"
+    )
     result.add_argument("--device", default="cpu")
     result.add_argument("--synthetic", action="store_true", help="random images even where the data set is there")
     result.add_argument("--json", action="store_true", help="one JSON line and nothing else")
     return result
 
 
-def provenance(device: str, threads: int) -> dict:
-    """Date, hardware, versions and commit."""
-    kept = environment(torch.device(device))
-    return {"date": time.strftime("%Y-%m-%d"), "threads": threads, **kept}
-
-
 def report(result: dict, args: argparse.Namespace) -> None:
-    """Print `result` with its provenance: one JSON line, or a line an entry."""
-    result = result | provenance(args.device, args.threads)
+    """Print `result` with date, hardware, versions and commit: one JSON line, or a line an entry."""
+    result |= {"date": time.strftime("%Y-%m-%d"), "threads": args.threads, "clock": clock}
+    result |= environment(torch.device(args.device))
     if args.json:
         print(json.dumps(result))
         return

@@ -97,7 +97,7 @@ def main(arguments=None) -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--candidates", type=int, default=25)
     args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
+    common.start(args)
     setup = common.setup(args.dataset, args.model, args.device, args.synthetic)
     losses = setup.losses(args.candidates)
     evaluated = losses[::4]

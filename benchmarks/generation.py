@@ -5,8 +5,6 @@ one step of the rejection protocol; `fitness` one step of partial training. `gen
 counts, a quarter of the candidates evaluated.
 """
 
-import torch
-
 from evomal_core.training import base, choose
 
 from . import common
@@ -72,7 +70,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--candidates", type=int, default=25)
     parser.add_argument("--no-naive", action="store_true", help="the package alone")
     args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
+    common.start(args)
     setup = common.setup(args.dataset, args.model, args.device, args.synthetic)
     result = {
         "benchmark": "generation",

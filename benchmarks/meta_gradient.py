@@ -185,7 +185,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="with --memory: these alone")
     parser.add_argument("--peak", choices=WAYS, help="the fresh process of --memory")
     args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
+    common.start(args)
     if args.peak:
         setup = common.setup(args.dataset, args.model, args.device, args.synthetic)
         print(json.dumps(peak_memory(setup, args.peak, args.batch, args.steps)))

@@ -12,7 +12,6 @@ import tempfile
 import time
 
 import numpy as np
-import torch
 
 import evomal_core as ec
 from evomal_core.models.mlp import mlp
@@ -97,7 +96,7 @@ def cells(args) -> list[dict]:
             if any(process.wait() for process in running):
                 raise RuntimeError("a cell failed; its message stands above")
 
-    seconds = common.turns({n: lambda n=n: at_once(n) for n in (1, 2)}, args.repeats)
+    seconds = common.turns({n: lambda n=n: at_once(n) for n in (1, 2)}, args.repeats, time.perf_counter)
     rate = {n: [n / s for s in values] for n, values in seconds.items()}
     return [
         {
@@ -147,7 +146,7 @@ def main(arguments=None) -> None:
     args = parser.parse_args(arguments)
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    torch.set_num_threads(args.threads)
+    common.start(args)
     setup = common.setup(args.dataset, args.model, args.device, args.synthetic)
     result = {"benchmark": "scaling", "dataset": args.dataset, "model": args.model, "data": setup.data}
     for part in args.parts or PARTS:

@@ -18,7 +18,7 @@ from .experiments.cell import METHODS, Cell, find_run, run_cell
 from .experiments.grid import run_grid
 from .experiments.parameters import Parameters, read_parameters
 from .experiments.store import RecordError, Run
-from .losses.export import load_loss
+from .losses import load_loss
 from .losses.handcrafted import CrossEntropy, SquaredError
 from .losses.meta_network import MetaLoss
 from .models import build_model

@@ -157,6 +157,10 @@ class Config:
                 raise ValueError(f"Config.{field.name} must be positive, got {value}")
             if kind is float and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"Config.{field.name} must be finite and not negative, got {value}")
+        for name in ("initial_height", "mutation_height"):
+            heights = getattr(self, name)
+            if len(heights) != 2 or not all(type(h) is int for h in heights) or not 0 <= heights[0] <= heights[1]:
+                raise ValueError(f"Config.{name} must be a lowest and a highest height, got {heights}")
         check_choice("Config.dtype", self.dtype, ("float32", "float64"))
         check_choice("Config.protection", self.protection, ("abs", "clamp"))
         if self.base_nesterov and not self.base_momentum > 0:

@@ -6,6 +6,7 @@ depends on nothing but its name: not on the device, the number of workers, the o
 
 import contextlib
 import random
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -52,22 +53,26 @@ def torch_generator(seed: int, purpose: str, *index: int) -> torch.Generator:
     return torch.Generator().manual_seed(integer(seed, purpose, *index))
 
 
+_LOCK = threading.RLock()  # the global generators are everybody's: threads take turns
+
+
 @contextlib.contextmanager
 def global_generators(seed: int) -> Iterator[None]:
     """Seed `random` and `numpy.random` for DEAP, which draws from both, and put their states back afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+    with _LOCK:
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 @contextlib.contextmanager
 def layer_generator(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators, from which Dropout draws, and put their states back afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _LOCK, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

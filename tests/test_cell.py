@@ -24,13 +24,13 @@ from evomal_core import (
     MetaLoss,
     RecordError,
     SquaredError,
+    files,
     find_run,
     run_cell,
     run_grid,
     streams,
 )
 from evomal_core.experiments import cell as cell_module
-from evomal_core.experiments import store
 from evomal_core.experiments.store import folder_of, read_runs
 from evomal_core.search import GENETIC_METHODS
 
@@ -291,14 +291,14 @@ def test_divergence_is_a_status(tmp_path):
 def test_a_search_in_which_everything_overflows_is_written_in_strict_json(tmp_path):
     cell = Cell("diabetes", "logistic", "evomal", 0, "smoke+base_learning_rate=1000000.0+meta_learning_rate=1e9")
     seen = []
-    write = store.write_json
+    write = files.write_json
 
     def watch(path, data):
         write(path, data)
         seen.append(strict(path))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "write_json", watch)
+        patch.setattr(files, "write_json", watch)
         run = run_cell(cell, results_dir=tmp_path, device="cpu")
     assert len(seen) == 3  # two checkpoints and the record
     assert run.status in ("no_loss", "diverged")
@@ -432,9 +432,9 @@ def test_read_runs_leaves_out_the_damaged_only(results):
 
 def test_files_are_never_half_written(tmp_path, monkeypatch):
     path = tmp_path / "record.json"
-    store.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(ValueError):
-        store.write_json(path, {"a": math.nan})
+        files.write_json(path, {"a": math.nan})
     assert strict(path) == {"a": 1}
 
     def killed(*args):
@@ -442,7 +442,7 @@ def test_files_are_never_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        store.write_json(path, {"a": 2})
+        files.write_json(path, {"a": 2})
     assert strict(path) == {"a": 1}
 
 

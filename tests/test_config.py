@@ -98,6 +98,8 @@ def test_released_protocol():
         stale_best=True,
         protection="clamp",
         score_non_finite=True,
+        taylor_roles="exchanged",
+        taylor_last_term="t0",
     )
     assert {name: getattr(c, name) for name in changed} == want
     assert Protocol.parse("released")["split"] == "overlapping"

@@ -11,8 +11,8 @@ from torch import nn
 
 import evomal_core as ec
 from evomal_core.config import Config, Protocol
+from evomal_core.losses import load_loss
 from evomal_core.losses.elementwise import Elements, cotangent
-from evomal_core.losses.export import load_loss
 from evomal_core.losses.neural import NeuralLoss
 from evomal_core.losses.taylor import TaylorLoss
 from evomal_core.search import LEARNING_RATES, cma_es, search

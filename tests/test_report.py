@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import evomal_core as ec
+from evomal_core import files
 from evomal_core.experiments import store
 
 report = ec.report
@@ -42,7 +43,7 @@ def write(folder, method="baseline", seed=0, test=0.5, status="complete", budget
         **more,
     }
     path = store.folder_of(cell, folder) / "record.json"
-    store.write_json(path, record)
+    files.write_json(path, record)
     return path
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas
 import torch
 
-from .. import training
+from .. import files, training
 from ..config import BUDGETS, DATASETS, MODELS, Config, Protocol, check_choice, parse_override
 from ..models import build_model
 from ..search import METHODS, search
@@ -77,7 +77,7 @@ class Cell:
 
 
 def _text(value) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value).replace("e+", "e")
 
 
 def find_run(cell: Cell, results_dir=None) -> store.Run | None:
@@ -191,7 +191,7 @@ class _Runner:
         if loss is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             loss.save(self.folder / "loss.json")
-        store.write_json(self.folder / "record.json", record)
+        files.write_json(self.folder / "record.json", record)
         (self.folder / "checkpoint.json").unlink(missing_ok=True)
         return store.read_run(self.folder, Cell)
 
@@ -214,7 +214,7 @@ class _Runner:
         def on_generation(state: SearchState) -> None:
             seconds = time.perf_counter() - start
             kept = self.checkpoint | {"seconds": before + seconds, "state": state.to_json()}
-            store.write_json(self.folder / "checkpoint.json", kept)
+            files.write_json(self.folder / "checkpoint.json", kept)
             self._write_history(state)
             left = seconds / (state.generation - first) * (self.config.generations - state.generation)
             self.progress(f"{self.cell}: {progress_line(state.history[-1], self.config.generations, left)}")
@@ -223,7 +223,7 @@ class _Runner:
 
     def _write_history(self, state: SearchState) -> None:
         if state.history:
-            store.write_text(self.folder / "history.csv", pandas.DataFrame(state.history).to_csv(index=False))
+            files.write_text(self.folder / "history.csv", pandas.DataFrame(state.history).to_csv(index=False))
 
     def _learning_rate(self, state: SearchState) -> float:
         """Of meta-testing: the base learning rate, or the one that the control `tuned` chose."""

@@ -22,8 +22,9 @@ from pathlib import Path
 import pandas
 import torch
 
+from .. import files
 from ..config import NOT_IDENTITY, Config
-from ..losses.export import load_loss, loss_from_json
+from ..losses import load_loss, loss_from_json
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,28 +103,12 @@ def same_identity(recorded: dict, cell, config: Config) -> str | None:
     return None
 
 
-def write_json(path: Path, data) -> None:
-    """Strict JSON, through a temporary file that is renamed."""
-    write_text(path, json.dumps(data, indent=1, allow_nan=False))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write all of a file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def read_json(path: Path) -> dict:
     """Read strict JSON. Raises RecordError that names the file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=float)
-    except (OSError, ValueError, RecursionError) as error:
+        return files.read_json(path, SCHEMA)
+    except (OSError, ValueError) as error:
         raise RecordError(f"{path} is damaged ({error}); move it away to compute this run again") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise RecordError(f"{path} is no record of schema {SCHEMA}; move it away to compute this run again")
-    return data
 
 
 def read_run(folder: Path, cell_type) -> Run:
@@ -133,7 +118,8 @@ def read_run(folder: Path, cell_type) -> Run:
         cell, status, metric = cell_type(**data["cell"]), data["status"], data["test_metric"]
         ok = status in ("complete", "diverged", "no_loss") and (metric is None) == (status != "complete")
         ok = ok and (metric is None or (isinstance(metric, (int, float)) and math.isfinite(metric)))
-        ok = ok and isinstance(data["history"], list) and isinstance(data["seconds"], dict)
+        kinds = (("history", list), ("seconds", dict), ("config", dict))
+        ok = ok and all(isinstance(data[name], kind) for name, kind in kinds)
         if not ok:
             raise ValueError(f"status {status!r} with test metric {metric!r}")
         if "loss" in data and data["loss"] is not None:

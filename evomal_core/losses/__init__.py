@@ -1,1 +1,34 @@
-"""What a loss is: Table I, expression trees, the meta-loss network, export."""
+"""What a loss is: Table I, expression trees, the meta-loss network, its rivals; losses in files."""
+
+from .. import files
+from .elementwise import MAX_FILE_BYTES, SCHEMA
+from .handcrafted import CrossEntropy, SquaredError
+from .meta_network import MetaLoss
+from .neural import NeuralLoss
+from .taylor import TaylorLoss
+
+# kind in a loss file -> class with `from_json`
+KINDS = {loss.kind: loss for loss in (MetaLoss, TaylorLoss, NeuralLoss, SquaredError, CrossEntropy)}
+
+
+def load_loss(path):
+    """Read a loss file. The file can be refused, but nothing in it is run.
+
+    Raises:
+        ValueError: not a loss file of this schema, or a field that is missing, unknown or out of range.
+    """
+    try:
+        return loss_from_json(files.read_json(path, SCHEMA, MAX_FILE_BYTES))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a loss file of schema {SCHEMA}: {error}") from None
+
+
+def loss_from_json(data: dict):
+    """The loss that `to_json` described. Raises ValueError for anything else."""
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {str(kind)[:80]!r}")
+    try:
+        return KINDS[kind].from_json({k: v for k, v in data.items() if k not in ("schema", "kind")})
+    except (TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(repr(error)) from None

@@ -14,8 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .. import files
 from ..config import check_choice
 from . import tape
+
+SCHEMA, MAX_FILE_BYTES = 1, 4_000_000  # of loss files
 
 
 class Elements:
@@ -97,6 +100,12 @@ class ElementwiseLoss(nn.Module):
             value = self.elementwise(target.to(prediction.dtype), prediction)  # (B, 1)
         return value if self.reduction == "none" else getattr(value, self.reduction)()
 
+    def check_kind(self, elements: Elements) -> None:
+        """Raise ValueError if the loss is of regression and the labels are classes, or the other way round."""
+        if self.classification != elements.classification:
+            kind = "class indices" if elements.classification else "values"
+            raise ValueError(f"a loss with classification={self.classification} was given {kind} as target")
+
     def check(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
         """Raise ValueError where PyTorch would broadcast or misread."""
         if not prediction.is_floating_point():
@@ -143,9 +152,7 @@ class ElementwiseLoss(nn.Module):
 
     def save(self, path) -> None:
         """Write the loss as JSON (no pickle); `load_loss` reads it."""
-        from .export import save_loss
-
-        save_loss(self, path)
+        files.write_json(path, {"schema": SCHEMA, **self.to_json()})
 
 
 def taped(loss: nn.Module) -> bool:

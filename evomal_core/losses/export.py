@@ -1,26 +1,14 @@
-"""A loss for people and for files: SymPy, LaTeX, plain Python source, JSON in and out (no pickle, no eval)."""
-
-import json
-import os
-from pathlib import Path
+"""A `MetaLoss` for people and for other projects: SymPy, LaTeX, plain Python source, compiled from its tree."""
 
 import sympy
 
 from . import expression
-from .handcrafted import CrossEntropy, SquaredError
-from .meta_network import MetaLoss
-from .neural import NeuralLoss
 from .primitives import EPSILON, PRIMITIVES
-from .taylor import TaylorLoss
 
-SCHEMA = 1
-# kind in a loss file -> class with `from_json`
-KINDS = {loss.kind: loss for loss in (MetaLoss, TaylorLoss, NeuralLoss, SquaredError, CrossEntropy)}
-MAX_FILE_BYTES = 4_000_000
 Y, F = sympy.symbols("y f", real=True)
 
 
-def to_sympy(loss: MetaLoss, weights: bool = True, epsilon=None, digits: int | None = None) -> sympy.Expr:
+def to_sympy(loss, weights: bool = True, epsilon=None, digits: int | None = None) -> sympy.Expr:
     """SymPy form of a loss's element, for display and simplification. `epsilon` replaces 1e-7, as a symbol for display."""
     epsilon = sympy.Float(EPSILON) if epsilon is None else epsilon
     operators = PRIMITIVES[loss.protection]
@@ -34,7 +22,7 @@ def to_sympy(loss: MetaLoss, weights: bool = True, epsilon=None, digits: int | N
     return sympy.log(1 + sympy.exp(values[0])) if loss.non_negative else values[0]
 
 
-def to_latex(loss: MetaLoss, weights: bool = True, digits: int = 3) -> str:
+def to_latex(loss, weights: bool = True, digits: int = 3) -> str:
     """LaTeX of `to_sympy`, with eps as a symbol."""
     form = to_sympy(loss, weights, sympy.Symbol(r"\varepsilon", positive=True), digits)
     return sympy.latex(form, symbol_names={F: r"f_\theta(x)"})
@@ -48,7 +36,7 @@ _PYTHON = {
 }
 
 
-def to_python(loss: MetaLoss) -> str:
+def to_python(loss) -> str:
     """Source of `loss(prediction, target)`, for a project that does not use this package. Compiled from the tree."""
     weights = loss.weights.tolist()
     names = [expression.node_name(node) for node in loss.tree]
@@ -83,41 +71,3 @@ def to_python(loss: MetaLoss) -> str:
         f"    return ({value} + torch.zeros_like(f)){reduce}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def save_loss(loss, path) -> None:
-    """Write `loss` as JSON, through a temporary file, so that `path` is never half written."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"schema": SCHEMA, **loss.to_json()}, indent=1, allow_nan=False))
-    os.replace(temporary, path)
-
-
-def load_loss(path):
-    """Read a loss file. The file can be refused, but nothing in it is run.
-
-    Raises:
-        ValueError: not a loss file of this schema, or a field that is missing, unknown or out of range.
-    """
-    path = Path(path)
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: a loss file has at most {MAX_FILE_BYTES} bytes, this one {path.stat().st_size}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-        return loss_from_json(data)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{path}: not a loss file of schema {SCHEMA}: {error!r}") from None
-
-
-def loss_from_json(data: dict):
-    """The loss that `to_json` described (with its `schema`)."""
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise ValueError(f"expected an object with schema {SCHEMA}, got {str(data)[:80]!r}")
-    kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {str(kind)[:80]!r}")
-    return KINDS[kind].from_json({k: v for k, v in data.items() if k not in ("schema", "kind")})
-
-
-def _refuse(name):
-    raise ValueError(f"{name} is no JSON number")

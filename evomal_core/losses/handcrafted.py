@@ -3,7 +3,9 @@
 import sympy
 from torch import nn
 
-Y, F = sympy.symbols("y f", real=True)
+from .. import files
+from .elementwise import SCHEMA
+from .export import F, Y
 
 
 class _Handcrafted:
@@ -22,9 +24,7 @@ class _Handcrafted:
         return cls()
 
     def save(self, path) -> None:
-        from .export import save_loss
-
-        save_loss(self, path)
+        files.write_json(path, {"schema": SCHEMA, **self.to_json()})
 
     def to_sympy(self, weights: bool = True) -> sympy.Expr:
         return self.formula

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from ..config import check_choice
+from . import export, tape
 from . import expression as trees
-from . import tape
 from .elementwise import Elements, ElementwiseLoss
 from .primitives import PRIMITIVES, softplus
 
@@ -70,6 +70,7 @@ class MetaLoss(ElementwiseLoss):
 
     def tape(self, elements: Elements, order: int = 2) -> tape.Tape:
         """The loss's dual evaluation on a batch; `order=1` for value and derivative alone."""
+        self.check_kind(elements)
         on_cpu = elements.xp is np
         weights = self.weights.tolist() if on_cpu else self.weights.detach().unbind()
         program = list(zip(self._operators, self._children, strict=True))
@@ -88,21 +89,15 @@ class MetaLoss(ElementwiseLoss):
 
     def to_sympy(self, weights: bool = True):
         """The loss as a SymPy expression of real `y`, `f`; `weights=False` leaves the weights out (all 1)."""
-        from .export import to_sympy
-
-        return to_sympy(self, weights)
+        return export.to_sympy(self, weights)
 
     def to_latex(self, weights: bool = True, digits: int = 3) -> str:
         """The loss as LaTeX, coefficients rounded to `digits` significant digits."""
-        from .export import to_latex
-
-        return to_latex(self, weights, digits)
+        return export.to_latex(self, weights, digits)
 
     def to_python(self) -> str:
         """Source of a function `loss(prediction, target)` that needs PyTorch alone."""
-        from .export import to_python
-
-        return to_python(self)
+        return export.to_python(self)
 
     def _repr_latex_(self) -> str:
         return f"${self.to_latex()}$"

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..config import check_choice
 from .elementwise import Elements, ElementwiseLoss
-from .handcrafted import F, Y
+from .export import F, Y
 
 PARAMETERS = 8
 
@@ -45,6 +45,7 @@ class TaylorLoss(ElementwiseLoss):
 
     def closed_form(self, e: Elements):
         """(value (), dL/dz (B, C)) of a batch without autograd, for the mean without softplus."""
+        self.check_kind(e)
         t = self.weights.tolist() if e.xp is np else self.weights.detach().unbind()
         y, f = e.y, e.f
         with np.errstate(all="ignore"):

@@ -84,9 +84,10 @@ class Evaluator:
     def compile(self, tree: str, weights) -> MetaLoss:
         """The loss of an expression under this run's settings."""
         task, config = self.problems[0][0], self.config
-        return MetaLoss(
-            tree, weights, task.classification, non_negative=config.non_negative, protection=config.protection
-        ).to(device=task.device, dtype=getattr(torch, config.dtype))
+        dtype = getattr(torch, config.dtype)
+        weights = weights if weights is None else torch.as_tensor(weights, dtype=dtype)
+        options = {"non_negative": config.non_negative, "protection": config.protection}
+        return MetaLoss(tree, weights, task.classification, **options).to(task.device, dtype)
 
     def evaluate(
         self, population: Sequence[str | Individual], memory: Memory, generation: int

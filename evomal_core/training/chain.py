@@ -28,13 +28,14 @@ class Chain:
         """The chain that `model` is, or None: an `nn.Sequential` of [Flatten,] Linear, activation, …, Linear."""
         if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
             return None
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(module, name) for module in model.modules() for name in hooks):
+            return None
         modules = list(model)
         if modules and type(modules[0]) is nn.Flatten and (modules[0].start_dim, modules[0].end_dim) == (1, -1):
             modules = modules[1:]
         layers, activations = [], []
         for module in modules:
-            if module._forward_hooks or module._forward_pre_hooks:
-                return None
             if type(module) is nn.Linear:
                 if len(activations) < len(layers):
                     activations.append(None)
@@ -43,7 +44,9 @@ class Chain:
                 activations.append(type(module))
             else:
                 return None
-        if not layers or len(activations) != len(layers) - 1 or not all(p.requires_grad for p in model.parameters()):
+        weights = [p for layer in layers for p in layer.parameters()]
+        shared = len({id(p) for p in weights}) < len(weights)
+        if not layers or len(activations) != len(layers) - 1 or shared or not all(p.requires_grad for p in weights):
             return None
         return cls(tuple(layers), tuple(activations))
 

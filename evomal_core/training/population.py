@@ -56,7 +56,9 @@ class StackedSession:
         elements = [Elements(z_k, y, not y.is_floating_point()) for z_k in z]  # (B, C) each
         pairs = [cotangent(loss, e) for loss, e in zip(self.losses, elements, strict=True)]
         self.poison += torch.stack([value for value, _ in pairs]) * 0
-        gradients = torch.autograd.grad(z, list(self.weights.values()), torch.stack([v for _, v in pairs]))
+        gradients = torch.autograd.grad(
+            z, list(self.weights.values()), torch.stack([v for _, v in pairs]), materialize_grads=True
+        )
         for weight, gradient in zip(self.weights.values(), gradients, strict=True):
             weight.grad = gradient.contiguous()  # the fused optimiser reads memory order, not strides
         self.optimiser.step()
@@ -87,7 +89,9 @@ def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: 
     alpha = config.base_learning_rate * (1 + config.base_momentum if config.base_nesterov else 1)
     shared = Elements(z0, y, not y.is_floating_point())
     v = torch.stack([cotangent(loss, shared)[1] for loss in losses])  # (K, B, C)
-    gradients = torch.autograd.grad(z0, theta0, v, is_grads_batched=True, retain_graph=True)  # (K, ...) each
+    gradients = torch.autograd.grad(
+        z0, theta0, v, is_grads_batched=True, retain_graph=True, materialize_grads=True
+    )  # (K, ...) each
     theta = tuple(
         (w - alpha * (g + config.base_weight_decay * w)).requires_grad_()
         for w, g in zip(maps.weights, gradients, strict=True)
@@ -97,7 +101,7 @@ def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: 
             theta, maps.stacked_buffers(len(losses))
         )
     task_v = [cotangent(task_loss, Elements(z_k, validation[1], shared.classification))[1] for z_k in z]
-    h = torch.autograd.grad(z, theta, torch.stack(task_v))
+    h = torch.autograd.grad(z, theta, torch.stack(task_v), materialize_grads=True)
     along = vmap(lambda t, b: jvp(lambda *w: maps(w, x, seeds[0], b), maps.weights, t)[1], randomness="same")
     u = along(tuple(-alpha * part for part in h), maps.stacked_buffers(len(losses)))  # (K, B, C)
     return [mixed_derivative(loss, shared, u_k) for loss, u_k in zip(losses, u, strict=True)]

@@ -54,7 +54,7 @@ def meta_gradient(
     Raises:
         ValueError: an engine that cannot serve this model or `inner_steps`, or a wrong number of batches.
     """
-    several = isinstance(train_batch, Sequence) and not isinstance(train_batch[0], torch.Tensor)
+    several = not (isinstance(train_batch, Sequence) and train_batch and isinstance(train_batch[0], torch.Tensor))
     train = list(train_batch) if several else [train_batch] * config.inner_steps
     if len(train) != config.inner_steps:
         raise ValueError(f"expected one training batch or a list of {config.inner_steps}, one a step; got {len(train)}")
@@ -101,7 +101,7 @@ class BaseMaps:
             weights = tuple(w.detach().requires_grad_() for w in weights)
             z = self(weights, batch[0], seed)
             _, v = cotangent(loss, Elements(z, batch[1], not batch[1].is_floating_point()))
-            return torch.autograd.grad(z, weights, v)
+            return torch.autograd.grad(z, weights, v, materialize_grads=True)
 
 
 def jvp_engine(losses, model, train, validation, task_loss, config: Config, seeds) -> list[tuple[torch.Tensor, ...]]:
@@ -129,7 +129,9 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
         path, direction, buffer = [maps.weights], None, None
         for s, batch in enumerate(train):
             if s == 0:
-                g = torch.autograd.grad(z0, theta0, cotangent(loss, shared)[1], retain_graph=True)
+                g = torch.autograd.grad(
+                    z0, theta0, cotangent(loss, shared)[1], retain_graph=True, materialize_grads=True
+                )
             else:
                 g = maps.gradient(loss, path[s], batch, seeds[s])
             direction = _sum(g, path[s], decay) if decay else g
@@ -150,7 +152,7 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
             along = jvp(lambda *w, s=s: maps(w, train[s][0], seeds[s]), path[s], l)
             if s:
                 elements = Elements(along[0], train[s][1], shared.classification)
-            part = mixed_derivative(loss, elements, along[1])
+            part = mixed_derivative(loss, elements, along[1].detach())
             total = part if total is None else _sum(total, part, 1)
             if s:
                 adjoint = _sum(adjoint, _hessian_product(loss, maps, path[s], train[s], seeds[s], l), 1)
@@ -167,7 +169,7 @@ def _sum(a, b, factor: float) -> tuple[torch.Tensor, ...]:
 def _hessian_product(loss, maps: BaseMaps, weights, batch: Batch, seed: int, l) -> tuple[torch.Tensor, ...]:
     """Second derivative of the loss in the weights times `l`, forward over reverse."""
     gradient = grad(lambda w: loss(maps(w, batch[0], seed), batch[1]))
-    return jvp(gradient, (weights,), (l,))[1]
+    return tuple(product.detach() for product in jvp(gradient, (weights,), (l,))[1])
 
 
 def higher_engine(losses, model, train, validation, task_loss, config: Config, seeds) -> list[tuple[torch.Tensor, ...]]:

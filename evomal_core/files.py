@@ -1,0 +1,36 @@
+"""Files that are written whole or not at all, and strict JSON: no pickle, no NaN."""
+
+import json
+import os
+from pathlib import Path
+
+
+def write_text(path, text: str) -> None:
+    """Write a file through a temporary one that is renamed; missing folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path, data) -> None:
+    """`write_text` of strict JSON. Raises ValueError for NaN and infinities."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False))
+
+
+def read_json(path, schema: int, most_bytes: int = 1 << 30) -> dict:
+    """Read an object of a schema. Raises ValueError or OSError, and the former for anything that is not strict JSON."""
+    if (size := Path(path).stat().st_size) > most_bytes:
+        raise ValueError(f"it has {size} bytes, at most {most_bytes} are read")
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(data, dict) or data.get("schema") != schema:
+        raise ValueError(f"expected an object of schema {schema}, got {str(data)[:80]!r}")
+    return data
+
+
+def _refuse(name):
+    raise ValueError(f"{name} is no JSON number")
