@@ -9,6 +9,7 @@ from torch import nn
 from evomal_core.config import Config
 from evomal_core.losses import expression
 from evomal_core.losses.meta_network import MetaLoss
+from evomal_core.search import search
 from evomal_core.tasks import Task
 from evomal_core.training import fitness, optimise_losses, population, train
 from evomal_core.training.unroll import ENGINES
@@ -100,3 +101,32 @@ def test_optimised_weights_agree():
 def test_default_number_of_copies():
     assert population.copies(Config(), chain()) == 1  # on a CPU
     assert population.copies(Config(copies=7), chain()) == 7
+
+
+def plain_engine_search(engine, copies):
+    """A short search in float64 on a chain, under one engine and K."""
+    config = Config(
+        population=6,
+        generations=3,
+        meta_steps=6,
+        fitness_steps=8,
+        rejection_steps=10,
+        batch_size=16,
+        dtype="float64",
+        engine=engine,
+        copies=copies,
+    )
+    _, state = search([(image_task(), chain())], config, 3)
+    return state
+
+
+@pytest.mark.parametrize(("engine", "copies"), [("gram", 1), ("jvp", 3), ("gram", 6)])
+def test_the_same_seed_gives_the_same_search_under_every_engine(engine, copies):
+    plain, fast = plain_engine_search("higher", 1), plain_engine_search(engine, copies)
+    assert [i.expression for i in plain.population] == [i.expression for i in fast.population]
+    assert list(plain.memory.archive) == list(fast.memory.archive)
+    for a, b in zip(plain.memory.archive.values(), fast.memory.archive.values(), strict=True):
+        assert a.outcome == b.outcome
+        assert a.weights == pytest.approx(b.weights, rel=1e-7)
+        assert a.fitness == pytest.approx(b.fitness, rel=1e-7)
+    assert sum(row["evaluated"] for row in plain.history) > 1

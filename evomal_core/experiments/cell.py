@@ -107,6 +107,7 @@ def run_cell(
     force: bool = False,
     engine: str = "auto",
     threads: int | None = None,
+    copies: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> store.Run:
     """Run one cell, or return its record if it has one; a killed run goes on from its last generation.
@@ -115,8 +116,8 @@ def run_cell(
         results_dir, data_dir: default `results/runs/` (or EVOMAL_RESULTS) and `data/` (or EVOMAL_DATA).
         overrides: settings of `Config` to change, for example {"generations": 10}; they stand in the record's path.
         force: replace a record (also a damaged one, or one of another configuration) with a new run from the start.
-        engine: of the meta-gradient; threads: of the CPU, by default 1, or all cores for a large model. Neither changes
-            results in exact arithmetic, and both are recorded.
+        engine: of the meta-gradient; threads: of the CPU, by default 1, or all cores for a large model; copies: K of
+            population batching, by default 1 on a CPU. None changes results in exact arithmetic, and all are recorded.
         progress: called with one line of text a generation.
 
     Raises:
@@ -131,7 +132,8 @@ def run_cell(
     model = build_model(cell.model, task)
     if threads is None:
         threads = (os.cpu_count() or 1) if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else 1
-    config = dataclasses.replace(config, engine=engine, threads=threads)
+    config = dataclasses.replace(config, engine=engine, threads=threads, copies=copies)
+    config = dataclasses.replace(config, copies=training.copies(config, model))
     folder = store.folder_of(cell, results_dir)
     if force:
         for name in ("record.json", "checkpoint.json", "loss.json", "history.csv"):
