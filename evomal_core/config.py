@@ -142,6 +142,7 @@ class Config:
     engine: str = "auto"  # of the meta-gradient; does not change results in exact arithmetic
     threads: int = 1  # of the CPU, a cell; likewise
     copies: int = 0  # K of population batching, likewise; 0 chooses by device and model size
+    cuda_graphs: bool = False  # replay stacked training steps as CUDA graphs, likewise
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -204,7 +205,7 @@ class Config:
 
 
 # What does not change results in exact arithmetic, and so is no part of a run's identity
-NOT_IDENTITY = ("engine", "threads", "copies")
+NOT_IDENTITY = ("engine", "threads", "copies", "cuda_graphs")
 _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 
 

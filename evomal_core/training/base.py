@@ -71,6 +71,11 @@ class Session:
             z.backward(v)
         self.optimiser.step()
 
+    def change_rate(self, factor: float) -> None:
+        """Multiply the learning rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] *= factor
+
     def running(self) -> bool:
         """Is there anything left to train? Looks at the device, so not to be asked at every step."""
         return not self.stopped and math.isfinite(self.poison)
@@ -129,8 +134,7 @@ def train(
         for session in running:
             for t, batch, layer_seed in zip(chunk, data, seeds, strict=True):
                 if t in milestones:
-                    for group in session.optimiser.param_groups:
-                        group["lr"] *= 0.1
+                    session.change_rate(0.1)
                 session.step(batch, layer_seed)
         if start % CHECK_EVERY == 0:  # rarely: on a GPU the host waits for it
             running = [session for session in running if session.running()]

@@ -8,6 +8,7 @@ of the same seed do.
 
 import contextlib
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -35,6 +36,36 @@ def random_layers(seed: int | None, device: torch.device):
     return contextlib.nullcontext() if seed is None else streams.layer_generator(seed, device)
 
 
+class CapturedStep:
+    """`step(x, y)` as one CUDA graph that is replayed: of a small model a step costs its launches, not its arithmetic.
+
+    The first calls run as they are, on a side stream, which sets up the allocator and the optimiser's state. Shapes must
+    stay as they are, and the step may not draw random numbers or wait for the device.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, step: Callable):
+        self.step, self.calls, self.graph = step, 0, None
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self.calls += 1
+        if self.calls <= self.WARM_UP:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self.step(x, y)
+            torch.cuda.current_stream().wait_stream(side)
+            return
+        if self.graph is None:
+            self.x, self.y, self.graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):  # records, does not run
+                self.step(self.x, self.y)
+        self.x.copy_(x)
+        self.y.copy_(y)
+        self.graph.replay()
+
+
 class StackedSession:
     """Base training of several candidates as one; interface of `base.Session`."""
 
@@ -45,10 +76,22 @@ class StackedSession:
         self.buffers = {name: stack(b, n) for name, b in model.named_buffers()}
         self.optimiser = optimiser(self.weights.values(), config)
         self.poison = torch.zeros(n, device=next(model.parameters()).device)
+        self.captured = CapturedStep(self._step) if config.cuda_graphs and self.poison.is_cuda else None
 
     def step(self, batch, seed: int | None) -> None:
         """One gradient step of every copy (eq. 3)."""
-        x, y = batch
+        if self.captured and seed is None:
+            self.captured(*batch)
+        else:
+            self._step(*batch, seed)
+
+    def change_rate(self, factor: float) -> None:
+        """Multiply the learning rate, which a captured step holds as a constant."""
+        for group in self.optimiser.param_groups:
+            group["lr"] *= factor
+        self.captured = self.captured and CapturedStep(self._step)
+
+    def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
         with random_layers(seed, x.device):
             z = vmap(lambda w, b: functional_call(self.model, (w, b), (x,)), randomness="same")(
                 self.weights, self.buffers
