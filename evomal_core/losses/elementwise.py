@@ -7,7 +7,7 @@ tape for `MetaLoss`.
 """
 
 import math
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -19,6 +19,11 @@ from ..config import check_choice
 from . import tape
 
 SCHEMA, MAX_FILE_BYTES = 1, 4_000_000  # of loss files
+
+
+@lru_cache
+def _unit_rows(classes: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.eye(classes, dtype=dtype)
 
 
 class Elements:
@@ -40,7 +45,10 @@ class Elements:
     def y(self):
         if not self.classification:
             return self._array(self.target)
-        return self._array(functional.one_hot(self.target, self.prediction.shape[-1]).to(self.prediction.dtype))
+        classes, dtype = self.prediction.shape[-1], self.prediction.dtype
+        if self.xp is np:
+            return _unit_rows(classes, dtype).numpy()[self.target.numpy()]
+        return functional.one_hot(self.target, classes).to(dtype)
 
     def pull(self, m) -> torch.Tensor:
         """S m / B: the gradient on the raw outputs from m = dM/df, with S the (symmetric) softmax Jacobian."""

@@ -50,6 +50,7 @@ class MetaLoss(ElementwiseLoss):
         operators = PRIMITIVES[protection]
         self._children = trees.children(tree)
         self._operators = [operators[name].jet if name in operators else name for name in names]
+        self._program = list(zip(self._operators, self._children, strict=True))
 
     @classmethod
     def from_expression(cls, text: str, weights=None, **options) -> "MetaLoss":
@@ -73,8 +74,7 @@ class MetaLoss(ElementwiseLoss):
         self.check_kind(elements)
         on_cpu = elements.xp is np
         weights = self.weights.tolist() if on_cpu else self.weights.detach().unbind()
-        program = list(zip(self._operators, self._children, strict=True))
-        return tape.Tape(program, weights, elements.y, elements.f, elements.xp, self.non_negative, order)
+        return tape.Tape(self._program, weights, elements.y, elements.f, elements.xp, self.non_negative, order)
 
     @property
     def expression(self) -> str:

@@ -69,8 +69,9 @@ class Tape:
             if non_negative:
                 self.output = (*softplus(xp, value, order)[1:], tangent)
                 value, tangent = softplus(xp, value, 0)[0], _times(tangent, self.output[0])
-        self.value = xp.broadcast_to(value, f.shape)
-        self.derivative = xp.broadcast_to(tangent if tangent is not None else self.zero, f.shape)
+        tangent = self.zero if tangent is None else tangent
+        self.value = value if value.shape == f.shape else xp.broadcast_to(value, f.shape)
+        self.derivative = tangent if tangent.shape == f.shape else xp.broadcast_to(tangent, f.shape)
 
     def _apply(self, i, operator, x, t, order):
         moving = any(tangent is not None for tangent in t)

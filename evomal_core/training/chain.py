@@ -8,12 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+FEW = 32  # outputs
 # activation -> (function, derivative from its output)
 ACTIVATIONS = {
     nn.ReLU: (torch.relu, lambda a: (a > 0).to(a.dtype)),
     nn.Tanh: (torch.tanh, lambda a: 1 - a * a),
     nn.Sigmoid: (torch.sigmoid, lambda a: a * (1 - a)),
 }
+
+
+def linear(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+    """What the layer gives for x (B, n). A layer of few outputs is W x^T, which takes half the time of x W^T."""
+    if layer.bias is None or layer.out_features > FEW:
+        return nn.functional.linear(x, layer.weight, layer.bias)
+    return torch.addmm(layer.bias[:, None], layer.weight, x.T).T.contiguous()
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Chain:
         """(inputs a_0 … a_{L-1} of the layers, outputs (B, C))."""
         inputs = [x.flatten(1)]
         for l, layer in enumerate(self.layers):
-            z = nn.functional.linear(inputs[-1], layer.weight, layer.bias)
+            z = linear(inputs[-1], layer)
             if l < len(self.activations):
                 inputs.append(self.activate(l, z))
         return inputs, z
