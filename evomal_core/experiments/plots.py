@@ -68,7 +68,7 @@ def _image(figure: Figure):
 
 @_styled
 def fitness_curve(runs: Records | Iterable) -> Figure:
-    """Best fitness so far against the generation: mean over seeds, with the band from the smallest to the largest.
+    """Best fitness so far against the generation: the mean over seeds, and thin each seed.
 
     One panel a data set and model, one colour a method; of `Records` the reference is drawn solid, own runs dashed; a plain
     list is drawn solid. A run without any finite fitness is left out, and a curve begins where all of its runs have one;
@@ -102,8 +102,9 @@ def fitness_curve(runs: Records | Iterable) -> Figure:
         colours = {name: COLOURS[name.split()[0]] for name in names}
         dashes = {name: (4, 2) if "own" in name else "" for name in names}
         how = {"hue": "curve", "style": "curve", "hue_order": names, "palette": colours, "dashes": dashes, "ax": axis}
-        band = {"errorbar": ("pi", 100), "err_kws": {"lw": 0, "alpha": 0.13}}
-        seaborn.lineplot(table, x="generation", y="best_so_far", **how, **band)
+        seaborn.lineplot(table, x="generation", y="best_so_far", errorbar=None, lw=2, **how)
+        each = {"units": "run", "estimator": None, "lw": 0.8, "alpha": 0.4, "legend": False}
+        seaborn.lineplot(panel, x="generation", y="best_so_far", **how, **each)
         labels = [f"{name}, n = {curves['run'].nunique()[name]}" for name in names]
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2, "frameon": False}
         axis.legend(axis.get_legend_handles_labels()[0], labels, fontsize="small", **below)
