@@ -222,9 +222,10 @@ def test_fitness_curve_is_the_mean_over_seeds_where_all_have_a_value(folders):
     write(folders[0], "random", 0, status="no_loss", history=history(None, None, None))
     runs = report.collect(reference_dir=folders[0], results_dir=folders[1])
     (axis,) = ec.plots.fitness_curve(runs).axes
-    (line,) = [line for line in axis.lines if len(line.get_xdata())]
-    assert list(line.get_xdata()) == [2, 3]
-    assert list(line.get_ydata()) == pytest.approx([0.7, 0.55])
+    mean, *each = [line for line in axis.lines if len(line.get_xdata())]
+    assert list(mean.get_xdata()) == [2, 3]
+    assert list(mean.get_ydata()) == pytest.approx([0.7, 0.55])
+    assert sorted(len(line.get_xdata()) for line in each) == [2, 3]  # thin, one a seed
     assert [text.get_text() for text in axis.get_legend().texts] == ["evomal, n = 2"]
 
 
