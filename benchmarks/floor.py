@@ -29,7 +29,8 @@ class Shape:
     device: torch.device
 
     def make(self) -> torch.Tensor:
-        return torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device).normal_()
+        extent = 1 + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))  # strides may be 0
+        return torch.randn(extent, dtype=self.dtype, device=self.device).as_strided(self.size, self.stride)
 
 
 class Products(TorchDispatchMode):

@@ -120,7 +120,7 @@ def run(args) -> list[dict]:
             cell = ec.Cell(args.dataset, args.model, "evomal").with_overrides(values)
             kept = ec.run_cell(cell, results, device=args.device, threads=args.threads)
             seconds.append(time.perf_counter() - start)
-        events = {name: sum(row[name] for row in kept.history) for name in ("rejected", "evaluated")}
+        events = {name: int(kept.history[name].sum()) for name in ("rejected", "evaluated")}
         features.append([1, generations, generations * meta, generations * fitness])
         rows.append(
             {"S_meta": meta, "S_testing": fitness, "generations": generations, **events, "seconds": seconds[-1]}

@@ -91,7 +91,7 @@ def test_ratio_is_the_median_over_turns():
 
 
 def test_recorded_products_are_counted_and_run_again():
-    a, w = torch.randn(4, 8), torch.randn(8, 16)
+    a, w = torch.randn(4, 1).expand(4, 8), torch.randn(8, 16)  # a layout with a stride of 0, too
     products = floor.record(lambda: (a @ w, a @ w, a * 2))
     assert products.total() == 2 * (2 * 4 * 8 * 16)
     again = floor.record(products.replay())
@@ -135,8 +135,9 @@ def test_floor_prints_one_json_line(capsys):
 
 
 def test_scaling_prints_one_json_line(capsys):
-    scaling.main("population batch --quick --dataset digits --model logistic --repeats 1 --json".split())
+    scaling.main("population batch run --quick --dataset digits --model logistic --repeats 1 --json".split())
     result = printed(capsys)
+    assert len(result["run"]) == 2**3 + 1 and result["run"][-1]["R2"] <= 1
     assert [row["at"] for row in result["population"]] == [1, 5]
     assert [row["at"] for row in result["batch"]] == [32, 128]
 
