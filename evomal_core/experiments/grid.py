@@ -14,6 +14,7 @@ from . import store
 from .cell import Cell, find_run, progress_line, run_cell
 
 POLL_SECONDS = 1.0
+MAIN_GUARD = '(Workers import the calling script: a script, unlike a notebook, needs `if __name__ == "__main__":`.)'
 
 
 def run_grid(
@@ -33,6 +34,9 @@ def run_grid(
             `results_dir`; None starts `workers` local processes (by default one a core, at most one a cell).
         progress: called with one line a generation and one a finished cell; None for silence.
         same: further arguments of `run_cell`, the same for all cells.
+
+    Local processes are spawned and import the calling script, which so needs `if __name__ == "__main__":`; a notebook
+    does not, and neither does `workers=1`, which runs the cells in this process.
 
     Returns:
         Runs in the order of `cells`. One that failed has status "unavailable" (its data set cannot be had) or "failed",
@@ -93,7 +97,8 @@ def _collect(executor: Executor, cells: Sequence[Cell], say, arguments) -> dict[
                 try:
                     done[cell] = future.result()
                 except Exception as error:  # a worker that died
-                    done[cell] = store.Run(cell, "failed", reason=f"{type(error).__name__}: {error}")
+                    reason = f"{type(error).__name__}: {error} {MAIN_GUARD}"
+                    done[cell] = store.Run(cell, "failed", reason=reason)
                 say(_line(done[cell]))
     except BaseException:
         for future in open_futures:

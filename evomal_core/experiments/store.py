@@ -24,7 +24,7 @@ import torch
 
 from .. import files
 from ..config import NOT_IDENTITY, Config
-from ..losses import load_loss, loss_from_json
+from ..losses import loss_from_json
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,7 @@ class Run:
     @property
     def loss(self):
         """The loss found, as a module; None if there is none."""
-        return load_loss(self.path / "loss.json") if self.path and (self.path / "loss.json").exists() else None
+        return loss_from_json(self.data["loss"]) if self.data.get("loss") else None
 
     @property
     def history(self) -> pandas.DataFrame:

@@ -1,11 +1,13 @@
 """What finds losses: the genetic search (EvoMAL, GP-LFL, random), CMA-ES (TaylorGLO), gradients alone (ML3), a tuned rate."""
 
+import copy
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
 from .. import streams
 from ..config import Config, check_choice
@@ -44,8 +46,12 @@ def search(
 
     Returns:
         (best loss, or None if every candidate failed; final `SearchState`).
+
+    Raises:
+        ValueError: problems that are no pairs, or a model that does not go with its task.
     """
     check_choice("method", method, METHODS)
+    _check(problems, seed)
     state = state or SearchState()
     task = problems[0][0]
     if method == "baseline":
@@ -68,6 +74,25 @@ def search(
     if method == "taylorglo":
         return cma_es.taylor(state.best.weights, config, task), state
     return evaluator.compile(state.best.expression, state.best.weights), state
+
+
+def _check(problems: Sequence[Problem], seed: int) -> None:
+    """Raise ValueError, naming what was expected and what came, before anything is computed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number, 0 or more; got {seed!r}")
+    if not problems or not all(isinstance(p, (tuple, list)) and len(p) == 2 for p in problems):
+        raise ValueError(f"problems must be a list of pairs [(task, model), ...], got {type(problems).__name__}")
+    for task, model in problems:
+        x = task.train[0][:2]
+        try:
+            with torch.no_grad():
+                got = tuple(copy.deepcopy(model).eval()(x).shape)
+        except Exception as error:
+            raise ValueError(
+                f"{task.name}: the model cannot be run on x {tuple(x.shape)} {x.dtype}: {error}"
+            ) from error
+        if got != (len(x), task.outputs):
+            raise ValueError(f"{task.name}: the model must give (B, {task.outputs}), got {got} for B = {len(x)}")
 
 
 def _ml3(problems: Sequence[Problem], config: Config, seed: int, state: SearchState) -> NeuralLoss | None:

@@ -31,6 +31,13 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
     check_choice("data set", name, DATASETS)
     kind = Protocol.parse(protocol)["split"]
     dtype = getattr(torch, check_choice("dtype", str(dtype).removeprefix("torch."), ("float32", "float64")))
+    try:
+        known = device == "auto" or torch.device(device).type == "cpu" or torch.cuda.is_available()
+    except RuntimeError:
+        known = False
+    if not known:
+        gpu = "there is a GPU" if torch.cuda.is_available() else "there is no GPU that PyTorch can use"
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}; {gpu}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = find_data_dir(data_dir)
