@@ -58,13 +58,13 @@ def _aq(xp, a, b, order):
     return value, r, -value * s * r, None, dab, value * r * r * (3 * s * s - 1)
 
 
-def _extremum(choose: str, first_wins: Callable):
+def _extremum(choose: str):
     def jet(xp, a, b, order):
         value = getattr(xp, choose)(a, b)
         if order == 0:
             return (value,)
-        share = xp.where(a == b, 0.5, xp.where(first_wins(a, b), 1.0, 0.0))
-        share = _like(xp, share, value)
+        first, second = (a, b) if choose == "maximum" else (b, a)
+        share = 0.5 * (_like(xp, first > second, value) + _like(xp, first >= second, value))  # a tie is split
         return value, share, 1 - share, None, None, None
 
     return jet
@@ -131,8 +131,8 @@ def _table(protection: str) -> dict[str, Primitive]:
         Primitive("sub", 2, "x1 - x2", _sub, lambda e, a, b: a - b),
         Primitive("mul", 2, "x1 * x2", _mul, lambda e, a, b: a * b),
         Primitive("aq", 2, "x1 / sqrt(1 + x2^2)", _aq, lambda e, a, b: a / sympy.sqrt(1 + b**2)),
-        Primitive("min", 2, "min(x1, x2)", _extremum("minimum", lambda a, b: a < b), lambda e, a, b: sympy.Min(a, b)),
-        Primitive("max", 2, "max(x1, x2)", _extremum("maximum", lambda a, b: a > b), lambda e, a, b: sympy.Max(a, b)),
+        Primitive("min", 2, "min(x1, x2)", _extremum("minimum"), lambda e, a, b: sympy.Min(a, b)),
+        Primitive("max", 2, "max(x1, x2)", _extremum("maximum"), lambda e, a, b: sympy.Max(a, b)),
         Primitive("sign", 1, "sign(x)", _sign, lambda e, x: sympy.sign(x)),
         Primitive("square", 1, "x^2", _square, lambda e, x: x**2),
         Primitive("abs", 1, "|x|", _abs, lambda e, x: sympy.Abs(x)),

@@ -125,13 +125,14 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
         common = (maps, z0, theta0, train[0], validation, task_loss, config, seeds)
         return [gradient for group in groups for gradient in population.stacked_jvp(group, *common)]
     results = []
-    for loss in losses:
+    for k, loss in enumerate(losses):
         path, direction, buffer = [maps.weights], None, None
         for s, batch in enumerate(train):
             if s == 0:
-                g = torch.autograd.grad(
-                    z0, theta0, cotangent(loss, shared)[1], retain_graph=True, materialize_grads=True
-                )
+                last = k == len(losses) - 1  # nobody needs the shared graph any more: let go of its memory
+                v = cotangent(loss, shared)[1]
+                g = torch.autograd.grad(z0, theta0, v, retain_graph=not last, materialize_grads=True)
+                z0 = None if last else z0
             else:
                 g = maps.gradient(loss, path[s], batch, seeds[s])
             direction = _sum(g, path[s], decay) if decay else g
