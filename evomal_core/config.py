@@ -176,7 +176,7 @@ class Config:
         Args:
             cell: has `dataset`, `budget` (optionally with overrides, `quick+generations=10`) and `protocol`.
         """
-        budget, *changes = cell.budget.split("+")
+        budget, *changes = str(cell.budget).split("+")
         check_choice("budget", budget, BUDGETS)
         values: dict[str, Any] = dict(BUDGETS[budget])
         if cell.dataset in ("mnist", "digits"):

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and strict JSON: no pickle, no NaN."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -10,8 +11,12 @@ def write_text(path, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path, data) -> None:
@@ -30,6 +35,11 @@ def read_json(path, schema: int, most_bytes: int = 1 << 30) -> dict:
     if not isinstance(data, dict) or data.get("schema") != schema:
         raise ValueError(f"expected an object of schema {schema}, got {str(data)[:80]!r}")
     return data
+
+
+def finite(value: float) -> float | None:
+    """A number as strict JSON has it: None for NaN and infinities."""
+    return value if math.isfinite(value) else None
 
 
 def _refuse(name):

@@ -84,7 +84,7 @@ def outcomes(individuals) -> list[str]:
 def test_each_outcome_is_counted(work):
     memory = Memory()
     population = [GOOD, BAD, OTHER, FLAT, SAME_GRADIENT, GOOD, individual(OTHER, 0.25, "elite")]
-    individuals, counts, seconds = evaluator(False).evaluate(population, memory, 0)
+    individuals, counts, seconds, _ = evaluator(False).evaluate(population, memory, 0)
     assert outcomes(individuals) == [
         "evaluated",
         "rejected",
@@ -115,7 +115,7 @@ def test_fitness_is_that_of_the_loss_alone():
 
 
 def test_equal_candidates_of_a_generation_are_evaluated_once(work):
-    individuals, counts, _ = evaluator().evaluate([BAD, GOOD, GOOD, BAD, GOOD], Memory(), 0)
+    individuals, counts, *_ = evaluator().evaluate([BAD, GOOD, GOOD, BAD, GOOD], Memory(), 0)
     assert work == {"optimise": [BAD, GOOD], "filter": [BAD, GOOD], "fitness": [GOOD]}
     assert individuals[1] is individuals[2] is individuals[4]
     assert individuals[0] is individuals[3]
@@ -128,7 +128,7 @@ def test_the_archive_spares_everything_and_gives_fitness_weights_and_outcome(wor
     assert set(memory.archive) == {GOOD, BAD}
     for phase in work.values():
         phase.clear()
-    second, counts, _ = e.evaluate([BAD, OTHER, GOOD], memory, 1)
+    second, counts, *_ = e.evaluate([BAD, OTHER, GOOD], memory, 1)
     assert work == {"optimise": [OTHER], "filter": [OTHER], "fitness": [OTHER]}
     assert second[2] == first[0]
     assert second[0] == first[1]
@@ -178,7 +178,7 @@ def test_gp_lfl_keeps_all_weights_at_one(work):
 def test_equivalence_takes_the_fitness_over_and_keeps_the_weights(work):
     memory, e = Memory(), evaluator(weight_std=1e-6, meta_learning_rate=1e-7)
     (first,) = e.evaluate([GOOD], memory, 0)[0]
-    twin, counts, _ = e.evaluate([SAME_GRADIENT], memory, 1)
+    twin, counts, *_ = e.evaluate([SAME_GRADIENT], memory, 1)
     assert counts["equivalent"] == 1
     assert twin[0].fitness == first.fitness
     assert twin[0].outcome == "equivalent"
@@ -191,7 +191,7 @@ def test_equivalence_takes_the_fitness_over_and_keeps_the_weights(work):
 
 
 def test_gradient_equivalence_switched_off(work):
-    individuals, counts, _ = evaluator(False, gradient_equivalence=False).evaluate([GOOD, SAME_GRADIENT], Memory(), 0)
+    individuals, counts, *_ = evaluator(False, gradient_equivalence=False).evaluate([GOOD, SAME_GRADIENT], Memory(), 0)
     assert work["fitness"] == [GOOD, SAME_GRADIENT]
     assert counts["equivalent"] == 0
     assert individuals[0].fitness == pytest.approx(individuals[1].fitness, rel=1e-9)
@@ -208,7 +208,7 @@ def test_a_rejected_loss_represents_nobody(work):
 
 def test_losses_that_are_not_finite_are_the_worst_case_and_counted():
     memory = Memory()
-    individuals, counts, _ = evaluator().evaluate([OVERFLOWING, GOOD], memory, 0)
+    individuals, counts, *_ = evaluator().evaluate([OVERFLOWING, GOOD], memory, 0)
     assert outcomes(individuals) == ["non_finite", "evaluated"]
     assert individuals[0].fitness == math.inf
     assert counts["non_finite"] == 1
@@ -219,7 +219,7 @@ def test_a_session_that_diverges_is_the_worst_case_and_counted(monkeypatch):
     monkeypatch.setattr(
         stages.base, "fitness", lambda losses, *rest: [math.inf if str(x) == OTHER else 0.5 for x in losses]
     )
-    individuals, counts, _ = evaluator(False).evaluate([OTHER, GOOD], Memory(), 0)
+    individuals, counts, *_ = evaluator(False).evaluate([OTHER, GOOD], Memory(), 0)
     assert outcomes(individuals) == ["non_finite", "evaluated"]
     assert counts["non_finite"] == counts["evaluated"] == 1
 

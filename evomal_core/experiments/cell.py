@@ -11,7 +11,7 @@ import pandas
 import torch
 
 from .. import files, training
-from ..config import BUDGETS, DATASETS, MODELS, Config, Protocol, check_choice, parse_override
+from ..config import DATASETS, MODELS, Config, Protocol, check_choice, parse_override
 from ..models import build_model
 from ..search import METHODS, search
 from ..search.genetic import SearchState
@@ -50,17 +50,11 @@ class Cell:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed must be a whole number, 0 or more; got {self.seed!r}")
         object.__setattr__(self, "protocol", str(Protocol.parse(self.protocol)))
-        budget, *changes = str(self.budget).split("+")
-        check_choice("budget", budget, BUDGETS)
-        object.__setattr__(self, "budget", budget)
-        plain = Config.for_cell(self)
-        values = {}
-        for change in changes:
-            name, _, text = change.partition("=")
-            values[name] = parse_override(name, text)
-        values = {n: v for n, v in sorted(values.items()) if v != getattr(plain, n)}
-        dataclasses.replace(plain, **values)  # raises if out of range
-        object.__setattr__(self, "budget", "+".join([budget, *(f"{n}={_text(v)}" for n, v in values.items())]))
+        changed = dataclasses.asdict(Config.for_cell(self))  # raises for an unknown budget or override
+        object.__setattr__(self, "budget", str(self.budget).split("+")[0])
+        plain = dataclasses.asdict(Config.for_cell(self))
+        differing = [f"{name}={_text(changed[name])}" for name in sorted(plain) if changed[name] != plain[name]]
+        object.__setattr__(self, "budget", "+".join([self.budget, *differing]))
 
     def with_overrides(self, overrides: dict | None) -> "Cell":
         """The same cell with counts or settings changed, which stand in its budget's name."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from .. import streams
+from .. import files, streams
 from ..config import Config
 from ..losses import expression
 from ..losses.meta_network import MetaLoss
@@ -42,16 +42,13 @@ class Individual:
         return 1 + len(self.weights)
 
     def to_json(self) -> dict:
-        return asdict(self) | {"fitness": self.fitness if math.isfinite(self.fitness) else None}
+        return asdict(self) | {"fitness": files.finite(self.fitness), "weights": [files.finite(w) for w in self.weights]}
 
     @classmethod
     def from_json(cls, data: dict) -> "Individual":
         fitness = math.inf if data["fitness"] is None else data["fitness"]
-        return cls(data["expression"], tuple(_number(w) for w in data["weights"]), fitness, data["outcome"])
-
-
-def _number(weight) -> float:
-    return math.nan if weight is None else weight
+        weights = tuple(math.nan if w is None else w for w in data["weights"])
+        return cls(data["expression"], weights, fitness, data["outcome"])
 
 
 @dataclass
@@ -91,13 +88,14 @@ class Evaluator:
 
     def evaluate(
         self, population: Sequence[str | Individual], memory: Memory, generation: int
-    ) -> tuple[list[Individual], Counter, dict[str, float]]:
+    ) -> tuple[list[Individual], Counter, dict[str, float], set[int]]:
         """Give every member its fitness: expressions are evaluated, individuals (elites, copies) keep what they have.
 
         Of equal candidates the first is evaluated and the others take its result, as from the archive.
 
         Returns:
-            (individuals in the order of `population`, counts by outcome, seconds by phase). `memory` is updated.
+            (individuals in the order of `population`, counts by outcome, seconds by phase, positions of the candidates
+            that were computed, not copied or looked up). `memory` is updated.
         """
         seconds = dict.fromkeys(PHASES, 0.0)
         new: dict[str, int] = {}  # expression -> position of its first candidate
@@ -119,7 +117,7 @@ class Evaluator:
         for tree, individual in results.items():
             if self.config.archive_rejected or individual.outcome in ("evaluated", "equivalent"):
                 memory.archive[tree] = individual
-        return individuals, counts, seconds
+        return individuals, counts, seconds, set(new.values())
 
     def _evaluate_new(self, new: dict[str, int], memory: Memory, generation: int, seconds) -> dict[str, Individual]:
         config = self.config

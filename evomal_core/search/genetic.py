@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from deap import tools
 
-from .. import streams
+from .. import files, streams
 from ..config import Config
 from ..losses import expression
 from .evaluate import Evaluator, Individual, Memory
@@ -34,11 +34,11 @@ class SearchState:
         """Strict JSON; a non-finite number is null."""
         return {
             "generation": self.generation,
-            "population": [_strict(i) for i in self.population],
-            "best": self.best and _strict(self.best),
-            "best_fitness": _finite(self.best_fitness),
-            "archive": [_strict(i) for i in self.memory.archive.values()],
-            "gradients": {key: _finite(value) for key, value in self.memory.gradients.items()},
+            "population": [i.to_json() for i in self.population],
+            "best": self.best and self.best.to_json(),
+            "best_fitness": files.finite(self.best_fitness),
+            "archive": [i.to_json() for i in self.memory.archive.values()],
+            "gradients": {key: files.finite(value) for key, value in self.memory.gradients.items()},
             "history": list(self.history),
             "strategy": self.strategy,
         }
@@ -56,15 +56,6 @@ class SearchState:
             data["history"],
             data.get("strategy"),
         )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _strict(individual: Individual) -> dict:
-    data = individual.to_json()
-    return data | {"weights": [_finite(w) for w in data["weights"]]}
 
 
 def ask(state: SearchState, config: Config, seed: int, fresh: bool = False) -> list[str | Individual]:
@@ -141,7 +132,7 @@ def tell(
     state.history.append(
         {
             "generation": state.generation,
-            "best_so_far": _finite(state.best_fitness),
+            "best_so_far": files.finite(state.best_fitness),
             "best": min(finite, default=None),
             "median": statistics.median(finite) if finite else None,
             "mean_size": statistics.fmean(map(len, individuals)),
@@ -156,12 +147,5 @@ def tell(
 def step(state: SearchState, evaluator: Evaluator, fresh: bool = False) -> None:
     """One generation: ask, evaluate, tell."""
     population = ask(state, evaluator.config, evaluator.seed, fresh)
-    known = set(state.memory.archive)
-    individuals, counts, seconds = evaluator.evaluate(population, state.memory, state.generation)
-    seen: set[str] = set()
-    computed = set()
-    for position, member in enumerate(population):
-        if isinstance(member, str) and member not in known and member not in seen:
-            computed.add(position)
-            seen.add(member)
+    individuals, counts, seconds, computed = evaluator.evaluate(population, state.memory, state.generation)
     tell(state, individuals, counts, seconds, computed, evaluator.config)

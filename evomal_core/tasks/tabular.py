@@ -1,7 +1,6 @@
 """The tabular regression tasks: Diabetes, Boston Housing, California Housing (section IV; METHOD sections 1 and 10)."""
 
 import contextlib
-import os
 import socket
 import tempfile
 import warnings
@@ -14,6 +13,7 @@ import numpy as np
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
+from evomal_core import files
 from evomal_core.tasks.task import PARTS, DataUnavailable
 
 Arrays = tuple[np.ndarray, np.ndarray]  # x (N, features), y (N, 1); float64
@@ -93,14 +93,9 @@ class Table:
                 f" Put a CSV file of this name there: header line {columns}, then {self.rows} lines, target last."
             ) from error
         lines = [",".join(self.columns), *(",".join(map(repr, row)) for row in table.tolist())]
-        temporary = folder / f".{self.file}.{os.getpid()}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            os.replace(temporary, folder / self.file)
+            files.write_text(folder / self.file, "\n".join(lines) + "\n")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             warnings.warn(f"{self.file} was downloaded but cannot be kept in {folder}: {error}", stacklevel=2)
         return table
 
