@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from evomal_core import CrossEntropy, MetaLoss, SquaredError, load_loss, streams
-from evomal_core.losses import expression
+from evomal_core.losses import export, expression
 from evomal_core.losses.expression import parse
+from evomal_core.losses.handcrafted import paper_loss
 from evomal_core.losses.primitives import ARITY, PRIMITIVES, TERMINALS
 
 EPS = 1e-7
@@ -667,6 +668,86 @@ def test_latex_of_random_losses():
 # Hostile files
 
 GOOD = MetaLoss("square(sub(y, f))").to_json() | {"schema": 1}
+
+
+# Simplified, and Table VI
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "expected"),
+    [
+        ("square(sub(y, f))", None, "(-f + y)**2"),
+        ("add(square(f), add(square(y), -1))", None, "f**2"),  # the rest has no gradient on the prediction
+        ("sub(abs(sub(y, f)), square(sign(f)))", None, "Abs(f - y)"),  # nor has sign
+        ("sub(mul(y, f), mul(y, f))", None, "0"),
+        ("add(square(f), mul(y, f))", [0.001, 1, 1, 1, 1], "f*y"),  # small beside the other term
+        ("mul(tanh(1), sqrt(sub(f, y)))", None, "0.762*sqrt(Abs(f - y))"),  # constants, and eps under a root
+        ("log(sub(f, mul(y, 1)))", [1, 0.9996, 1.2, 1, 1], r"log(\varepsilon + Abs(f - 1.2*y))"),
+    ],
+)
+def test_simplified_by_hand(text, weights, expected):
+    assert str(export.simplify(MetaLoss(text, weights))) == expected
+
+
+def test_simplified_in_classification_knows_that_probabilities_are_not_negative():
+    assert str(export.simplify(MetaLoss("abs(mul(y, f))", classification=True))) == "f*y"
+
+
+@pytest.mark.parametrize("protection", PROTECTIONS)
+def test_simplification_keeps_the_gradient_and_ends(protection):
+    """On random trees of every size: the same derivative in the prediction, but for kinks and what was rounded."""
+    agree, seconds = [], []
+    for loss in random_losses(60, seed=7, protection=protection):
+        start = time.perf_counter()
+        form = export.simplify(loss, digits=12, smallest=0)
+        seconds.append(time.perf_counter() - start)
+        y, f = (torch.rand(2, 40, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.1).unbind()
+        f.requires_grad_()
+        value = loss.elementwise(y, f) + 0 * f
+        (wanted,) = torch.autograd.grad(value.sum(), f)
+        function = sympy.lambdify((export.Y, export.F), form.subs(export.EPS, EPS), "numpy")
+        y, f = y.numpy(), f.detach().numpy()
+        found = (function(y, f + 1e-6) - function(y, f - 1e-6)) / 2e-6 + 0 * f
+        agree.append(np.isclose(found, wanted.numpy(), rtol=1e-2, atol=1e-3).mean())
+    assert np.mean(agree) > 0.98, agree
+    assert max(seconds) < 20, "SymPy is bounded"
+
+
+def test_a_long_formula_is_rounded_only(monkeypatch):
+    loss = MetaLoss("add(mul(y, f), mul(1, mul(y, f)))", [1.23456, 1, 1, 1, 1, 1, 1, 1])
+    assert str(export.simplify(loss)) == "2.23*f*y"
+    monkeypatch.setattr(export, "MAX_OPERATIONS", 0)
+    monkeypatch.setattr(sympy, "factor_terms", None)
+    assert str(export.simplify(loss)) == "2.23*f*y"
+
+
+# Table VI as printed, in NumPy; |…| as METHOD section 11 restores the bars
+PRINTED = {
+    "a": lambda y, f: np.abs(np.log(np.sqrt(y * f) + EPS)),
+    "b": lambda y, f: np.log(y * f) + np.sqrt(np.abs(np.log(y * f))) ** 2,
+    "c": lambda y, f: ((y - f) / f) ** 4,
+    "d": lambda y, f: y**3 + f**3 + f * y**2 + f**2 * y,
+    "e": lambda y, f: np.abs(np.log((y * f) ** 2 + EPS)),
+    "f": lambda y, f: (f - np.clip(y, -1, 1)) ** 2,
+    "g": lambda y, f: np.abs(y * np.sqrt(np.abs(y / np.sqrt(1 + f**2)))),
+    "h": lambda y, f: np.abs(y / (1 + np.log(np.abs(y - 1)) ** 2) - f),
+    "i": lambda y, f: np.sqrt(np.abs(y * (y - f))),
+    "j": lambda y, f: np.sqrt(np.abs(y - f)),
+}
+
+
+@pytest.mark.parametrize("letter", PRINTED)
+def test_losses_of_table_6_are_what_the_paper_prints(letter):
+    loss = paper_loss(letter).double()
+    assert loss.classification == (letter in "abcde")
+    f = torch.linspace(0.05, 0.95, 31, dtype=torch.float64)
+    for y in (1.0,) if loss.classification else (-2.0, -0.4, 0.3, 1.7):
+        f = f if loss.classification else torch.linspace(-3, 3, 31, dtype=torch.float64) + 0.013
+        y = torch.full_like(f, y)
+        found = loss.elementwise(y, f).detach().numpy()
+        assert found == pytest.approx(PRINTED[letter](y.numpy(), f.numpy()), rel=1e-3, abs=2e-3)
+    with pytest.raises(ValueError, match="loss of Table VI"):
+        paper_loss("k")
 
 
 def changed(**fields) -> str:
