@@ -2,12 +2,15 @@
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import pandas
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -85,28 +88,35 @@ def papermill(tmp_path, *parameters):
     return done, nbformat.read(out, as_version=4)
 
 
-def test_papermill_computes_a_seed_and_ends_with_the_table(tmp_path):
+def test_papermill_computes_a_seed_names_a_damaged_record_and_ends_with_the_table(tmp_path):
     results = tmp_path / "runs"
+    damaged = results / "diabetes" / "mlp" / "evomal" / "smoke-paper" / "seed0" / "record.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text('{"schema": 1, "cell": ')
     done, notebook = papermill(
         tmp_path,
         *("seed", "3", "budget", "smoke", "datasets", "diabetes", "methods", "baseline,random"),
         *("results_dir", str(results), "workers", "1"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    records = sorted(path.parts[-4] for path in results.rglob("record.json"))
-    assert records == ["baseline", "random"]
+    records = {"/".join(path.parts[-4:-1]) for path in results.rglob("record.json") if path != damaged}
+    assert records == {
+        f"{name}/seed3" for name in ("baseline/smoke-paper", "baseline/smoke-released", "random/smoke-paper")
+    }
     tables = [
         output.data["text/html"]
         for cell in code_cells(notebook)
         for output in cell.outputs
         if "display_summary" in cell.source and "text/html" in output.get("data", {})
     ]
-    assert len(tables) == 1
     assert "0.3829 ± 0.0065" in tables[0]
     assert "(n = 1)" in tables[0]
     text = "".join(output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs)
     assert "generation 2/2" in text, "progress, a line a generation"
-    assert (results / "figures" / "table3_fitness.pdf").exists()
+    assert f"{damaged} is damaged" in text
+    tidy = pandas.read_csv(results / "figures" / "table3.csv")
+    assert set(tidy.query("source == 'own'")["method"]) == {"baseline", "random"}
+    assert r"\toprule" in (results / "figures" / "table3.tex").read_text(encoding="utf-8")
 
 
 def test_papermill_with_an_unknown_parameter_fails_and_names_the_near_miss(tmp_path):
@@ -117,3 +127,25 @@ def test_papermill_with_an_unknown_parameter_fails_and_names_the_near_miss(tmp_p
     assert not (tmp_path / "runs").exists(), "nothing is computed"
     ran = [cell for cell in code_cells(notebook) if cell.execution_count]
     assert "ec.read_parameters(" in ran[-1].source
+
+
+def test_nbval_is_red_when_a_number_of_a_record_is_changed(tmp_path):
+    """In a copy, whose package finds its own reference records."""
+    for part in ("evomal_core", "data/paper", "results/reference"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "notebooks/table3.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    path = tmp_path / "results/reference/diabetes/mlp/baseline/paper-paper/seed1/record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"test_metric": record["test_metric"] + 0.01}))
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "notebooks/table3.ipynb"]
+    given = os.environ | {"PYTHONPATH": str(tmp_path), "EVOMAL_RESULTS": str(tmp_path / "runs")}
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout[-3000:]
+    checked = [
+        n
+        for n, cell in enumerate(code_cells(nbformat.read(ROOT / "notebooks/table3.ipynb", 4)))
+        if "NBVAL" in cell.source
+    ]
+    assert {int(n) for n in re.findall(r"FAILED .*::Cell (\d+)", done.stdout)} == set(checked)

@@ -5,6 +5,7 @@ import json
 import math
 import statistics
 
+import numpy
 import pandas
 import pytest
 import torch
@@ -59,7 +60,7 @@ def summarise(folders, **keywords):
 
 
 def row(table, method="baseline", protocol="paper", budget="quick"):
-    return table.loc[(*DIABETES, method, protocol, budget)]
+    return table.loc[(*DIABETES, protocol, budget, method)]
 
 
 def test_mean_and_sample_standard_deviation_beside_the_paper(folders):
@@ -85,7 +86,7 @@ def test_diverged_and_lossless_runs_are_counted_and_left_out_of_the_mean(folders
     assert (own["own", "mean"], own["own", "n"]) == (0.7, 1)
     assert math.isnan(own["own", "std"])
     assert own["own", "left_out"] == "2 diverged, 1 no_loss"
-    shown = report.display_summary(table).loc[("diabetes", "baseline", "paper", "quick")]
+    shown = report.display_summary(table).loc[("diabetes", "paper", "quick", "baseline")]
     assert shown["own runs"] == "0.7000 (n = 1; 2 diverged, 1 no_loss)"
 
 
@@ -129,8 +130,8 @@ def test_rows_stand_in_the_order_of_the_paper(folders):
     for method in ("random", "evomal", "baseline", "gp-lfl"):
         for protocol in ("released", "paper"):
             write(folders[0], method, protocol=protocol)
-    keys = [(method, protocol) for _, _, method, protocol, _ in summarise(folders).index]
-    assert keys == [(m, p) for m in ("baseline", "gp-lfl", "evomal", "random") for p in ("paper", "released")]
+    keys = [(protocol, method) for _, _, protocol, _, method in summarise(folders).index]
+    assert keys == [(p, m) for p in ("paper", "released") for m in ("baseline", "gp-lfl", "evomal", "random")]
 
 
 def test_a_damaged_record_is_named_and_the_others_are_read(folders):
@@ -155,7 +156,7 @@ def test_empty_records_give_an_empty_table(folders):
     table = summarise(folders)
     assert len(table) == 0
     assert len(report.display_summary(table)) == 0
-    assert len(report.searches(report.collect(folders[0], reference_dir=folders[1]))) == 0
+    assert len(report.display_comparison(report.compare(report.collect(folders[0], reference_dir=folders[1])))) == 0
 
 
 def test_runs_table_has_one_tidy_row_a_run_in_full_precision(folders):
@@ -170,32 +171,137 @@ def test_runs_table_has_one_tidy_row_a_run_in_full_precision(folders):
     assert (only["source"], only["fitness"], only["seconds"]) == ("own", 0.6, 60.0)
 
 
-def test_searches_average_over_seeds_and_leave_out_the_baseline(folders):
-    write(folders[0], "baseline")
-    for seed, fitness in enumerate((0.5, 0.7)):
-        write(folders[0], "random", seed, history=history(fitness, evaluated=seed + 1), fitness=fitness)
-    table = report.searches(report.collect(folders[0], reference_dir=folders[1]))
-    assert len(table) == 1
-    found = table.iloc[0]
-    assert found["fitness_mean"] == pytest.approx(0.6)
-    assert found["fitness_std"] == pytest.approx(math.sqrt(0.02))
-    assert (found["runs"], found["evaluated"], found["minutes"]) == (2, 1.5, 1.0)
+def test_a_row_for_each_part_of_what_a_run_cost(folders):
+    seconds = {"optimise": 5.0, "filter": 1.0, "fitness": 3.0, "search": 10.0, "test": 2.0, "total": 12.0}
+    write(folders[0], "evomal", seconds=seconds, hardware={"cpu": "a CPU", "device": "cpu"})
+    write(folders[0], "random", seconds=seconds, hardware={"cpu": "a CPU", "device": "cuda", "gpu": "a GPU"})
+    table = report.runs_table(report.collect(folders[0], reference_dir=folders[1]))
+    found = table[[f"seconds_{phase}" for phase in report.PHASES]].iloc[0]
+    assert list(found) == [5.0, 1.0, 3.0, 2.0]
+    assert list(table["seconds"]) == [12.0, 12.0]
+    assert list(table["hardware"]) == ["a CPU", "a GPU"]
 
 
-def test_levels_and_best_runs(folders):
-    write(folders[1], budget="paper", test=0.74)
-    for seed, (test, fitness) in enumerate([(0.40, 0.9), (0.36, 0.8)]):
-        write(folders[1], budget="paper", protocol="released", seed=seed, test=test)
+def test_summary_of_another_column_counts_the_runs_that_have_it(folders):
+    for seed, fitness in enumerate((0.5, 0.7, None)):
+        write(folders[0], "random", seed, fitness=fitness, status="complete" if fitness else "no_loss")
+    found = row(summarise(folders, value="fitness"), "random")["own"]
+    assert found["mean"] == pytest.approx(0.6)
+    assert found["std"] == pytest.approx(math.sqrt(0.02))
+    assert (found["n"], found["left_out"]) == (2, "1 no_loss")
+
+
+def test_best_runs_have_the_lowest_fitness(folders):
+    for seed, (test, fitness) in enumerate([(0.40, 0.9), (0.36, 0.8), (0.30, 0.85)]):
         write(folders[1], "evomal", seed, test=test, fitness=fitness)
+    write(folders[1], "evomal", 3, status="diverged", fitness=0.1)
+    write(folders[1], "baseline", protocol="released", seed=2)
     runs = report.collect(folders[0], reference_dir=folders[1])
-    assert report.levels(runs, "diabetes") == {"paper": (0.74, 1), "released": (pytest.approx(0.38), 2)}
-    assert report.levels(runs, "boston") == {}
     assert [run.data["fitness"] for run in report.best_runs(runs)] == [0.8]
-    assert [run.cell.seed for run in runs.select(protocol="released", seed=(1, 2)).reference] == [1]
+    assert [run.cell.seed for run in runs.select(protocol="released", seed=(1, 2)).reference] == [2]
+
+
+# --- which are best, and by how much ---
+
+
+def test_bold_are_the_best_mean_and_those_within_its_standard_deviation(folders):
+    tests = {"baseline": (0.50, 0.52), "gp-lfl": (0.40, 0.44), "evomal": (0.43, 0.46), "random": (0.3, 0.7)}
+    for method, values in tests.items():
+        for seed, test in enumerate(values):
+            write(folders[0], method, seed, test=test)
+    write(folders[0], "baseline", test=0.1, protocol="released")  # alone in its block: nothing to be best of
+    write(folders[0], "tuned", status="diverged")
+    table = summarise(folders)
+    best = table["own", "best"]
+    assert set(best[best].index.get_level_values("method")) == {"gp-lfl", "evomal"}  # 0.42 ± 0.028, and 0.445
+    shown = report.display_summary(table, "<b>{}</b>")["own runs"]
+    assert [text.startswith("<b>") for text in shown] == list(best)
+    assert not report.display_summary(table)["own runs"].str.contains("<b>").any()
+
+
+def test_bold_in_the_paper_is_over_its_own_methods(folders):
+    rows = [ec.Cell(*DIABETES, method) for method in ("baseline", "evomal", "random")]
+    table = summarise(folders, rows=[*rows, ec.Cell("california", "mlp", "evomal", protocol="released")])
+    # Table III, Diabetes: 0.3573 ± 0.0198 is the best, 0.3829 not within; california: evomal's 0.1723 is the best
+    assert list(table["paper", "best"]) == [False, True, False, True]
+
+
+def test_pairs_are_of_common_complete_seeds_of_one_source_budget_and_protocol(folders):
+    first, second = {0: 0.5, 1: 0.4, 2: 0.7, 3: None}, {0: 0.6, 1: 0.7, 2: 0.6, 3: 0.9, 4: 0.1}
+    for method, values in (("evomal", first), ("random", second)):
+        for seed, test in values.items():
+            write(folders[1], method, seed, test=test, status="complete" if test else "diverged")
+    write(folders[0], "random", 0, test=9.0)
+    write(folders[1], "random", 0, test=9.0, protocol="released")
+    table = report.compare(report.collect(folders[0], reference_dir=folders[1]), "evomal")
+    assert len(table) == 1
+    only = table.iloc[0]
+    assert (only["other"], only["source"], only["n"], only["lower"]) == ("random", "reference", 3, 2)
+    assert only["difference"] == pytest.approx(-0.1)
+    assert only["low"] == pytest.approx(-0.3)  # of three, the percentile interval is their range
+    assert only["high"] == pytest.approx(0.1)
+    assert (only["finding"], only["reason"]) == ("open", "fewer than 6 pairs")
+    shown = report.display_comparison(table).iloc[0]
+    assert shown["95 % interval"] == "[-0.3000, +0.1000]"
+    assert (shown["smaller in"], shown["Wilcoxon p"]) == ("2 of 3", "–")
+
+
+def test_comparison_agrees_with_what_is_computed_by_hand():
+    differences = numpy.random.default_rng(0).normal(0.5, 1.0, 12)
+    found = report.paired(differences)
+    draws = numpy.random.default_rng(1).choice(differences, (20_000, 12)).mean(axis=1)
+    assert [found["low"], found["high"]] == pytest.approx(numpy.quantile(draws, [0.025, 0.975]), abs=0.03)
+    signed = numpy.argsort(numpy.argsort(abs(differences))) + 1.0  # ranks; their sign patterns are equally likely
+    signs = 1 - 2 * (numpy.arange(2**12)[:, None] >> numpy.arange(12) & 1)
+    mean, sums = signed.sum() / 2, (signed * (signs > 0)).sum(axis=1)
+    observed = signed[differences > 0].sum()
+    assert found["p"] == pytest.approx((abs(sums - mean) >= abs(observed - mean)).mean(), rel=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0.38294, "0.3829"), (-0.5, "-0.5000"), (12345.6, "1.235e+04"), (math.nan, "–")]
+    ("differences", "finding", "p_known"),
+    [
+        ([-1.0], "open", False),
+        ([-1.0, -2.0], "open", False),
+        ([-1.0, -2.0, -3.0], "smaller", False),
+        ([0.1] * 5, "larger", False),
+        ([0.0] * 6, "open", False),
+        ([-0.1, 0.1, -0.2, 0.2, 0.3, -0.3], "open", True),
+    ],
+)
+def test_what_few_or_equal_pairs_can_say(differences, finding, p_known):
+    found = report.paired(differences)
+    assert found["finding"] == finding
+    assert math.isnan(found["low"]) == (len(differences) < 3)
+    assert math.isnan(found["p"]) != p_known
+    assert bool(found["reason"]) != p_known
+
+
+def test_exports_are_tidy_csv_and_booktabs(folders, tmp_path):
+    for seed, test in enumerate((0.1234567890123, 0.2)):
+        write(folders[0], "evomal", seed, test=test)
+    write(folders[0], "random", status="no_loss")
+    write(folders[0], "baseline", test=0.7)
+    records = report.collect(folders[0], reference_dir=folders[1])
+    csv, tex = report.export(records, summarise(folders), tmp_path / "new" / "table")
+    table = pandas.read_csv(csv)
+    assert len(table) == 4
+    assert table.query("method == 'evomal' and seed == 0")["test_metric"].item() == 0.1234567890123
+    text = tex.read_text(encoding="utf-8")
+    for part in (
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+        r"\textbf{0.1617 $\pm$ 0.0541 (n = 2)}",
+        r"1 no\_loss",
+        "$-$0.1956",
+    ):
+        assert part in text, part
+    assert text.isascii()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.38294, "0.3829"), (-0.5, "-0.5000"), (97.43061, "97.43"), (math.nan, "–")]
 )
 def test_four_digits_are_shown(value, shown):
     assert report.number(value) == shown
