@@ -9,9 +9,19 @@ from torch.nn import functional
 
 from evomal_core import CrossEntropy, MetaLoss, SquaredError
 from evomal_core.losses import expression
-from evomal_core.losses.elementwise import Elements, cotangent, mixed_derivative
+from evomal_core.losses.elementwise import Elements, cotangents, mixed_derivatives
 
 KINDS = ("regression", "classification")
+
+
+def cotangent(loss, elements):
+    """(L, dL/dz) of one loss."""
+    (value,), (v,) = cotangents([loss], elements)
+    return value, v
+
+
+def mixed_derivative(loss, elements, u):
+    return mixed_derivatives([loss], elements, u[None])[0]
 
 
 def batch(kind: str, seed: int, dtype=torch.float64):

@@ -1,12 +1,13 @@
 """How a loss meets a batch: the calling convention of every learned loss, and the two derivatives that training needs.
 
 `Elements` is what a loss sees of a batch (METHOD: classification applies M to softmax outputs and one-hot labels, sums over
-the classes and averages over the batch; regression averages). Base training needs `cotangent`, loss optimisation
-`mixed_derivative`; both work for any `nn.Module` called as `loss(prediction, target)`, by autograd, and go through the
-tape for `MetaLoss`.
+the classes and averages over the batch; regression averages). Base training needs `cotangents`, loss optimisation
+`gradients` and `mixed_derivatives`; all take several losses at once and work for any `nn.Module` called as
+`loss(prediction, target)`, by autograd, and go through the tape for `MetaLoss`.
 """
 
 import math
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -27,42 +28,54 @@ def _unit_rows(classes: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 class Elements:
-    """Raw outputs `prediction` (B, C) and `target` (class indices (B,), or (B, C) for regression), as a loss sees them.
+    """Raw outputs `prediction` and `target` (class indices (B,), or (B, C) for regression), as a loss sees them.
 
-    Built once a step and shared by all losses of a lockstep. `f`, `y` are (B, C) arrays of namespace `xp`.
+    Built once a step and shared by all losses of a lockstep, or `prediction` is (K, B, C), one for each of K losses. `f`
+    ((K,) C, B) and `y` (C, B) are arrays of namespace `xp`, with the instances last: a softmax over few classes that lie
+    side by side in memory takes 20 times as long.
     """
 
     def __init__(self, prediction: torch.Tensor, target: torch.Tensor, classification: bool):
         self.prediction, self.target, self.classification = prediction.detach(), target, classification
-        self.xp, self._array = tape.namespace(prediction)
-        self.instances = len(prediction) if classification else prediction.numel()
+        self.xp, self.array = tape.namespace(prediction)
+        self.instances = len(target) if classification else target.numel()
+
+    @cached_property
+    def _f(self) -> torch.Tensor:
+        z = self.prediction.mT.contiguous()
+        return torch.softmax(z, -2) if self.classification else z
 
     @cached_property
     def f(self):
-        return self._array(torch.softmax(self.prediction, -1) if self.classification else self.prediction)
+        return self.array(self._f)
 
     @cached_property
     def y(self):
         if not self.classification:
-            return self._array(self.target)
+            return self.array(self.target.mT)
         classes, dtype = self.prediction.shape[-1], self.prediction.dtype
         if self.xp is np:
-            return _unit_rows(classes, dtype).numpy()[self.target.numpy()]
-        return functional.one_hot(self.target, classes).to(dtype)
+            return _unit_rows(classes, dtype).numpy().take(self.target.numpy(), axis=1)
+        return functional.one_hot(self.target, classes).to(dtype).mT.contiguous()
+
+    @property
+    def several(self) -> bool:
+        return self.prediction.ndim > 2
+
+    def of(self, k: int) -> "Elements":
+        """What the k-th loss sees."""
+        return Elements(self.prediction[k], self.target, self.classification) if self.several else self
 
     def pull(self, m) -> torch.Tensor:
-        """S m / B: the gradient on the raw outputs from m = dM/df, with S the (symmetric) softmax Jacobian."""
-        with np.errstate(all="ignore"):  # a non-finite loss is counted by who trains under it
-            return self.as_tensor(self.softmax_product(m) * (1 / self.instances))
+        """S m / B: the gradient on the raw outputs from m = dM/df, with S the softmax Jacobian; both (…, C, B).
 
-    def softmax_product(self, m):
-        if not self.classification:
-            return m
-        weighted = self.f * m
-        return weighted - self.f * weighted.sum(-1)[..., None]
-
-    def as_tensor(self, array) -> torch.Tensor:
-        return torch.as_tensor(array)
+        S is symmetric, so this also takes a direction on the raw outputs to one of f, over B.
+        """
+        m = torch.as_tensor(m)
+        if self.classification:
+            m, f = torch.broadcast_tensors(m, self._f)
+            m = torch.ops.aten._softmax_backward_data(m, f, -2, m.dtype)
+        return m * (1 / self.instances)
 
 
 class ElementwiseLoss(nn.Module):
@@ -168,18 +181,16 @@ def taped(loss: nn.Module) -> bool:
     return hasattr(loss, "tape") and loss.reduction == "mean"
 
 
-def _squared_error(loss: nn.MSELoss, e: Elements):
-    difference = e.prediction - e.target
-    return (difference * difference).mean(), difference * (2 / e.instances)
+def _squared_error(loss: nn.MSELoss, e: Elements) -> torch.Tensor:
+    return (e.prediction - e.target) * (2 / e.instances)
 
 
-def _cross_entropy(loss: nn.CrossEntropyLoss, e: Elements):
-    value = functional.nll_loss(torch.log_softmax(e.prediction, -1), e.target)
-    return value, e.as_tensor((e.f - e.y) * (1 / e.instances))
+def _cross_entropy(loss: nn.CrossEntropyLoss, e: Elements) -> torch.Tensor:
+    return torch.as_tensor((e.f - e.y) * (1 / e.instances)).mT
 
 
 def _closed_form(loss: nn.Module):
-    """`cotangent` written out, of PyTorch's two task losses and where a loss has its own; None for any other."""
+    """`gradient` written out, of PyTorch's two task losses and where a loss has its own; None for any other."""
     if hasattr(loss, "closed_form") and not loss.non_negative and loss.reduction == "mean":
         return type(loss).closed_form
     if type(loss).forward is nn.MSELoss.forward and loss.reduction == "mean":
@@ -190,30 +201,91 @@ def _closed_form(loss: nn.Module):
 
 
 def cotangent(loss: nn.Module, elements: Elements) -> tuple[torch.Tensor, torch.Tensor]:
-    """(value (), dL/dz (B, C)): the loss of a batch and its gradient on the raw outputs (eq. 5 without the base model)."""
-    if taped(loss):
-        t = loss.tape(elements, order=1)
-        with np.errstate(all="ignore"):
-            return elements.as_tensor(t.value.sum() / elements.instances), elements.pull(t.derivative)
-    if closed := _closed_form(loss):
-        return closed(loss, elements)
+    """(value (), dL/dz (B, C)) of a loss without tape: the loss of a batch and its gradient on the raw outputs."""
     with torch.enable_grad():
         z = elements.prediction.detach().requires_grad_()
         value = loss(z, elements.target)
         return value.detach(), torch.autograd.grad(value, z)[0]
 
 
-def mixed_derivative(loss: nn.Module, elements: Elements, u: torch.Tensor, t: tape.Tape | None = None) -> tuple:
-    """d<dL/dz, u>/dphi, one tensor a parameter of `loss`; `u` (B, C) is a direction on the raw outputs (eq. 9).
+def gradient(loss: nn.Module, elements: Elements) -> torch.Tensor:
+    """dL/dz of one loss, of the prediction's shape; on several predictions each is taken alone."""
+    if closed := _closed_form(loss):
+        return closed(loss, elements)
+    if elements.several:
+        return torch.stack([gradient(loss, elements.of(k)) for k in range(len(elements.prediction))])
+    return gradients([loss], elements)[0][0] if taped(loss) else cotangent(loss, elements)[1]
 
-    `t`: the loss's tape on the same elements, where it was built before.
+
+def _by_tape(losses: Sequence[nn.Module], e: Elements, order: int) -> tuple[torch.Tensor, list[tape.Tape | None]]:
+    """(dL_k/dz (K, B, C), tapes); of a loss without tape (None) the part of it is not filled."""
+    instances, outputs = e.prediction.shape[-2:]
+    v = e.prediction.new_empty((len(losses), outputs, instances))
+    m = e.array(v)
+    tapes: list = [None] * len(losses)
+    with np.errstate(all="ignore"):  # a non-finite loss is counted by who trains under it
+        for k, loss in enumerate(losses):
+            if taped(loss):
+                tapes[k] = loss.tape(e, order, k if e.several else None)
+                m[k] = tapes[k].derivative
+    return (e.pull(v) if any(tapes) else v).mT, tapes
+
+
+def gradients(losses: Sequence[nn.Module], elements: Elements, order: int = 1) -> tuple[torch.Tensor, list]:
+    """(dL_k/dz (K, B, C), tapes) of K losses on one batch (eq. 5 without the base model).
+
+    What is not elementwise, the softmax's Jacobian, is done for all losses at once. A loss without tape has None;
+    `order=2` for tapes that `mixed_derivatives` is to use.
     """
-    if taped(loss):
-        t = t or loss.tape(elements)
-        with np.errstate(all="ignore"):
-            gradient = t.gradient(elements.softmax_product(tape.namespace(u)[1](u) * (1 / elements.instances)))
-        gradient = torch.stack(gradient) if elements.xp is torch else torch.tensor(gradient)
-        return (gradient.to(loss.weights.dtype),)
+    v, tapes = _by_tape(losses, elements, order)
+    for k, t in enumerate(tapes):
+        if t is None:
+            v[k] = gradient(losses[k], elements.of(k))
+    return v, tapes
+
+
+def cotangents(losses: Sequence[nn.Module], elements: Elements) -> tuple[torch.Tensor, torch.Tensor]:
+    """(values (K,), dL_k/dz (K, B, C)) of K losses on one batch."""
+    v, tapes = _by_tape(losses, elements, order=1)
+    values = v.new_empty(len(losses))
+    array = elements.array(values)
+    with np.errstate(all="ignore"):
+        for k, t in enumerate(tapes):
+            if t:
+                array[k] = t.value.sum() / elements.instances
+            elif _closed_form(losses[k]):
+                part = elements.of(k)
+                with torch.no_grad():
+                    values[k], v[k] = losses[k](part.prediction, part.target), gradient(losses[k], part)
+            else:
+                values[k], v[k] = cotangent(losses[k], elements.of(k))
+    return values, v
+
+
+def mixed_derivatives(losses: Sequence[nn.Module], elements: Elements, u: torch.Tensor, tapes=None) -> list[tuple]:
+    """d<dL_k/dz, u_k>/dphi_k, one tensor a parameter of each loss; `u` (K, B, C) are directions on the raw outputs (eq. 9).
+
+    `tapes`: of `gradients` on the same elements with `order=2`, where they are there.
+    """
+    tapes = tapes or gradients(losses, elements, order=2)[1]
+    pulled = elements.array(elements.pull(u.mT.contiguous()))
+    with np.errstate(all="ignore"):
+        parts = [g for k, t in enumerate(tapes) if t for g in t.gradient(pulled[k])]
+    if elements.xp is np:
+        parts = torch.from_numpy(np.array(parts, pulled.dtype))
+    elif parts:
+        parts = torch.stack([g if isinstance(g, torch.Tensor) else u.new_full((), g) for g in parts])
+    results, place = [], 0
+    for k, (loss, t) in enumerate(zip(losses, tapes, strict=True)):
+        if t:
+            results.append((parts[place : place + len(loss.weights)].to(loss.weights.dtype),))
+            place += len(loss.weights)
+        else:
+            results.append(_mixed_by_autograd(loss, elements.of(k), u[k]))
+    return results
+
+
+def _mixed_by_autograd(loss: nn.Module, elements: Elements, u: torch.Tensor) -> tuple:
     phi = tuple(loss.parameters())
     with torch.enable_grad():
         z = elements.prediction.detach().requires_grad_()

@@ -1,6 +1,5 @@
 """From tree to trainable network (section III-C, "transitional procedure"; Fig. 2): `MetaLoss`."""
 
-import numpy as np
 import torch
 
 from ..config import check_choice
@@ -50,7 +49,7 @@ class MetaLoss(ElementwiseLoss):
         operators = PRIMITIVES[protection]
         self._children = trees.children(tree)
         self._operators = [operators[name].jet if name in operators else name for name in names]
-        self._program = list(zip(self._operators, self._children, strict=True))
+        self._key = str(tree), protection, non_negative
 
     @classmethod
     def from_expression(cls, text: str, weights=None, **options) -> "MetaLoss":
@@ -69,12 +68,12 @@ class MetaLoss(ElementwiseLoss):
         value = values[0] if values[0].dtype == f.dtype else values[0].to(f.dtype)
         return softplus(torch, value, 0)[0] if self.non_negative else value
 
-    def tape(self, elements: Elements, order: int = 2) -> tape.Tape:
-        """The loss's dual evaluation on a batch; `order=1` for value and derivative alone."""
+    def tape(self, elements: Elements, order: int = 2, k: int | None = None) -> tape.Tape:
+        """The loss's dual evaluation on a batch, on the k-th of several predictions; `order=1` for no more than dM/df."""
         self.check_kind(elements)
-        on_cpu = elements.xp is np
-        weights = self.weights.tolist() if on_cpu else self.weights.detach().unbind()
-        return tape.Tape(self._program, weights, elements.y, elements.f, elements.xp, self.non_negative, order)
+        f = elements.f if k is None else elements.f[k]
+        weights = elements.array(self.weights.to(elements.prediction.dtype))
+        return tape.Tape(tape.program(*self._key, order, elements.xp), weights, elements.y, f)
 
     @property
     def expression(self) -> str:

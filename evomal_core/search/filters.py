@@ -14,7 +14,7 @@ from torch import nn
 
 from .. import streams
 from ..config import Config
-from ..losses.elementwise import Elements, cotangent
+from ..losses.elementwise import Elements, gradient, gradients
 from ..models import initialise
 from ..training.base import Problem, has_random_layers
 from ..training.population import random_layers
@@ -52,15 +52,14 @@ def improvement(losses: Sequence[nn.Module], probe: Probe, config: Config) -> li
     """
     if not losses:
         return []
-    outputs = probe.prediction.repeat(len(losses), *[1] * probe.prediction.ndim).contiguous()  # (K, B, C)
-    adam = torch.optim.Adam([outputs], lr=config.base_learning_rate, fused=True)
-    outputs.grad = torch.zeros_like(outputs)
+    in_memory = probe.prediction.mT.repeat(len(losses), 1, 1)  # (K, C, B), as `Elements` likes it
+    outputs = in_memory.mT
+    adam = torch.optim.Adam([in_memory], lr=config.base_learning_rate, fused=True)
     labels = Elements(probe.prediction, probe.target, probe.classification).y
     for _ in range(config.rejection_steps):
-        for k, loss in enumerate(losses):
-            elements = Elements(outputs[k], probe.target, probe.classification)
-            elements.y = labels  # one-hot once, not once a step
-            outputs.grad[k] = cotangent(loss, elements)[1]
+        elements = Elements(outputs, probe.target, probe.classification)
+        elements.y = labels  # one-hot once, not once a step
+        in_memory.grad = gradients(losses, elements)[0].mT.contiguous()
         adam.step()
     before = probe.metric(probe.prediction, probe.target)
     gains = []
@@ -76,7 +75,7 @@ def gradient_key(loss: nn.Module, probe: Probe, digits: int) -> str | None:
     None if a norm is not finite: such a loss equals no other.
     """
     elements = Elements(probe.prediction, probe.target, probe.classification)
-    norms = torch.linalg.vector_norm(cotangent(loss, elements)[1].flatten(1), dim=1) * elements.instances  # (B,)
+    norms = torch.linalg.vector_norm(gradient(loss, elements).flatten(1), dim=1) * elements.instances  # (B,)
     if not norms.isfinite().all():
         return None
     return " ".join(np.char.mod(f"%.{digits - 1}e", norms.cpu().numpy().astype(np.float64)))

@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import streams
 from ..config import Config
-from ..losses.elementwise import Elements, cotangent
+from ..losses.elementwise import Elements, cotangents
 from ..models import initialise
 from ..tasks import Task
 from . import batches, population
@@ -59,7 +59,7 @@ class Session:
         else:
             with population.random_layers(seed, x.device):
                 z = self.model(x.contiguous(memory_format=self.layout) if x.ndim == 4 else x)
-        value, v = cotangent(self.loss, Elements(z, y, not y.is_floating_point()))
+        (value,), (v,) = cotangents([self.loss], Elements(z, y, not y.is_floating_point()))
         if self.config.score_non_finite and not math.isfinite(value):
             self.stopped = True  # [R]: stops before this update and is scored with the weights it has
             return

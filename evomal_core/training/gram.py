@@ -17,7 +17,7 @@ of the size of the model's, where vjp, gradient and jvp cost eight. The plain fo
 import torch
 
 from ..config import Config
-from ..losses.elementwise import Elements, cotangent, mixed_derivative, taped
+from ..losses.elementwise import Elements, gradient, gradients, mixed_derivatives
 from .chain import Chain
 
 
@@ -73,16 +73,24 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
     a, z = chain.forward(x)
     D = OutputSignals(chain, a, z.shape[-1])
     elements = Elements(z, y, not y.is_floating_point())
+    v, tapes = gradients(losses, elements, order=2)
     first_input = x_new.flatten(1)
     first_product = s * torch.nn.functional.linear(first_input, weights[0], biases[0])
     first_gram = _gram(first_input, a[0], biases[0])
-    results = []
-    for loss in losses:
-        t = loss.tape(elements) if taped(loss) else None
-        v = elements.pull(t.derivative) if t else cotangent(loss, elements)[1]
+    if (
+        len(weights) == 1
+    ):  # nothing as wide as the input is left: all losses in one product each way, (K C, B) in memory
+        count, outputs = len(losses), z.shape[-1]
+        z_new = torch.addmm(first_product.T.repeat(count, 1), v.mT.reshape(-1, len(z)), first_gram.T, alpha=-alpha)
+        z_new = z_new.view(count, outputs, -1).mT
+        epsilon = gradient(task_loss, Elements(z_new, y_new, elements.classification))
+        u = (epsilon.mT.reshape(-1, len(x_new)) @ first_gram).view(count, outputs, -1).mT
+    else:
+        u = torch.empty_like(v)
+    for k in range(len(losses) if len(weights) > 1 else 0):
         delta, gram, a_new = [], [first_gram], [first_input]
         for l in range(len(weights)):
-            delta.append(D.delta(l, v))
+            delta.append(D.delta(l, v[k]))
             if l:
                 gram.append(_gram(a_new[l], a[l], biases[l]))
                 product = torch.nn.functional.linear(a_new[l], weights[l], biases[l])
@@ -91,15 +99,14 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
                 z_new = torch.addmm(first_product, first_gram, delta[0], alpha=-alpha)
             if l < len(chain.activations):
                 a_new.append(chain.activate(l, z_new))
-        epsilon = cotangent(task_loss, Elements(z_new, y_new, elements.classification))[1]
-        u = 0
+        epsilon = gradient(task_loss, Elements(z_new, y_new, elements.classification))
+        u[k] = 0
         for l in range(len(weights) - 1, -1, -1):
-            u = u + D.contract(l, gram[l].T @ epsilon)
+            u[k] += D.contract(l, gram[l].T @ epsilon)
             if l:
                 back = torch.addmm(epsilon @ weights[l], epsilon @ delta[l].T, a[l], beta=s, alpha=-alpha)
                 epsilon = chain.gate(l - 1, back, a_new[l])
-        results.append(tuple(-alpha * g for g in mixed_derivative(loss, elements, u, t)))
-    return results
+    return mixed_derivatives(losses, elements, -alpha * u, tapes)
 
 
 def _gram(a_new: torch.Tensor, a: torch.Tensor, bias) -> torch.Tensor:

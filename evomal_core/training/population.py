@@ -16,7 +16,7 @@ from torch.func import functional_call, jvp, vmap
 
 from .. import streams
 from ..config import Config
-from ..losses.elementwise import Elements, cotangent, mixed_derivative
+from ..losses.elementwise import Elements, cotangents, gradient, gradients, mixed_derivatives
 
 STACKED_WEIGHTS = 100_000_000  # numbers that the stacked weights of a group may hold, by default
 
@@ -96,14 +96,11 @@ class StackedSession:
             z = vmap(lambda w, b: functional_call(self.model, (w, b), (x,)), randomness="same")(
                 self.weights, self.buffers
             )
-        elements = [Elements(z_k, y, not y.is_floating_point()) for z_k in z]  # (B, C) each
-        pairs = [cotangent(loss, e) for loss, e in zip(self.losses, elements, strict=True)]
-        self.poison += torch.stack([value for value, _ in pairs]) * 0
-        gradients = torch.autograd.grad(
-            z, list(self.weights.values()), torch.stack([v for _, v in pairs]), materialize_grads=True
-        )
-        for weight, gradient in zip(self.weights.values(), gradients, strict=True):
-            weight.grad = gradient.contiguous()  # the fused optimiser reads memory order, not strides
+        values, v = cotangents(self.losses, Elements(z, y, not y.is_floating_point()))
+        self.poison += values * 0
+        results = torch.autograd.grad(z, list(self.weights.values()), v, materialize_grads=True)
+        for weight, g in zip(self.weights.values(), results, strict=True):
+            weight.grad = g.contiguous()  # the fused optimiser reads memory order, not strides
         self.optimiser.step()
 
     def running(self) -> bool:
@@ -131,20 +128,18 @@ def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: 
     x, y = train
     alpha = config.base_learning_rate * (1 + config.base_momentum if config.base_nesterov else 1)
     shared = Elements(z0, y, not y.is_floating_point())
-    v = torch.stack([cotangent(loss, shared)[1] for loss in losses])  # (K, B, C)
-    gradients = torch.autograd.grad(
-        z0, theta0, v, is_grads_batched=True, retain_graph=True, materialize_grads=True
-    )  # (K, ...) each
+    v, tapes = gradients(losses, shared, order=2)  # (K, B, C)
+    g = torch.autograd.grad(z0, theta0, v, is_grads_batched=True, retain_graph=True, materialize_grads=True)  # (K, ...)
     theta = tuple(
-        (w - alpha * (g + config.base_weight_decay * w)).requires_grad_()
-        for w, g in zip(maps.weights, gradients, strict=True)
+        (w - alpha * (g_w + config.base_weight_decay * w)).requires_grad_()
+        for w, g_w in zip(maps.weights, g, strict=True)
     )
     with torch.enable_grad():
         z = vmap(lambda w, b: maps(w, validation[0], seeds[-1], b), randomness="same")(
             theta, maps.stacked_buffers(len(losses))
         )
-    task_v = [cotangent(task_loss, Elements(z_k, validation[1], shared.classification))[1] for z_k in z]
-    h = torch.autograd.grad(z, theta, torch.stack(task_v), materialize_grads=True)
+    task_v = gradient(task_loss, Elements(z, validation[1], shared.classification))
+    h = torch.autograd.grad(z, theta, task_v, materialize_grads=True)
     along = vmap(lambda t, b: jvp(lambda *w: maps(w, x, seeds[0], b), maps.weights, t)[1], randomness="same")
     u = along(tuple(-alpha * part for part in h), maps.stacked_buffers(len(losses)))  # (K, B, C)
-    return [mixed_derivative(loss, shared, u_k) for loss, u_k in zip(losses, u, strict=True)]
+    return mixed_derivatives(losses, shared, u, tapes)

@@ -19,7 +19,7 @@ from torch.func import functional_call, grad, jvp
 
 from .. import streams
 from ..config import Config, check_choice
-from ..losses.elementwise import Elements, cotangent, mixed_derivative
+from ..losses.elementwise import Elements, gradient, mixed_derivatives
 from ..models import initialise
 from . import batches, gram, population
 from .base import Problem, has_random_layers
@@ -100,7 +100,7 @@ class BaseMaps:
         with torch.enable_grad():
             weights = tuple(w.detach().requires_grad_() for w in weights)
             z = self(weights, batch[0], seed)
-            _, v = cotangent(loss, Elements(z, batch[1], not batch[1].is_floating_point()))
+            v = gradient(loss, Elements(z, batch[1], not batch[1].is_floating_point()))
             return torch.autograd.grad(z, weights, v, materialize_grads=True)
 
 
@@ -130,7 +130,7 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
         for s, batch in enumerate(train):
             if s == 0:
                 last = k == len(losses) - 1  # nobody needs the shared graph any more: let go of its memory
-                v = cotangent(loss, shared)[1]
+                v = gradient(loss, shared)
                 g = torch.autograd.grad(z0, theta0, v, retain_graph=not last, materialize_grads=True)
                 z0 = None if last else z0
             else:
@@ -153,7 +153,7 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
             along = jvp(lambda *w, s=s: maps(w, train[s][0], seeds[s]), path[s], l)
             if s:
                 elements = Elements(along[0], train[s][1], shared.classification)
-            part = mixed_derivative(loss, elements, along[1].detach())
+            (part,) = mixed_derivatives([loss], elements, along[1].detach()[None])
             total = part if total is None else _sum(total, part, 1)
             if s:
                 adjoint = _sum(adjoint, _hessian_product(loss, maps, path[s], train[s], seeds[s], l), 1)
@@ -226,18 +226,14 @@ def optimise_losses(
     if not losses:
         return []
     flat = torch.cat([p.detach().reshape(-1) for loss in losses for p in loss.parameters()])
-    slices, offset = [], 0
-    for loss in losses:
-        begin = offset
-        for p in loss.parameters():
-            p.data = flat[offset : offset + p.numel()].view_as(p)  # Adam is elementwise: one optimiser steps all losses
-            offset += p.numel()
-        slices.append(slice(begin, offset))
+    parts = flat.split([sum(p.numel() for p in loss.parameters()) for loss in losses])
+    for loss, part in zip(losses, parts, strict=True):
+        torch.nn.utils.vector_to_parameters(part, loss.parameters())  # views: Adam is elementwise, one steps all losses
     adam = torch.optim.Adam([flat], lr=config.meta_learning_rate, fused=True)
     flat.grad = torch.zeros_like(flat)
-    alive = list(range(len(losses)))
+    alive, here = list(range(len(losses))), slice(None)  # losses that are finite, and where in `flat`
     for t in range(config.meta_steps):
-        total = [0.0] * len(alive)
+        total = 0.0
         for i, (task, model) in enumerate(problems):
             initialise(model, streams.torch_generator(seed, "meta-init", i, t))
             model.train()
@@ -249,13 +245,13 @@ def optimise_losses(
             seeds = [streams.integer(seed, "meta-layers", i, t, s) for s in (*range(config.inner_steps), -1)]
             engine = ENGINES[choose(config.engine, model, config)]
             gradients = engine([losses[k] for k in alive], model, train, validation, task.task_loss, config, seeds)
-            for j, parts in enumerate(gradients):
-                total[j] = total[j] + torch.cat([part.reshape(-1) for part in parts]) / len(problems)
-        for k, gradient in zip(alive, total, strict=True):
-            flat.grad[slices[k]] = gradient
+            total = total + torch.cat([g.reshape(-1) for of_loss in gradients for g in of_loss]) / len(problems)
+        flat.grad[here] = total
         adam.step()
         if (t + 1) % CHECK_EVERY == 0:
-            alive = [k for k in alive if flat[slices[k]].isfinite().all()]
+            finite = [bool(part.isfinite().all()) for part in parts]
+            alive = [k for k in alive if finite[k]]
+            here = torch.cat([part.new_full(part.shape, ok) for part, ok in zip(parts, finite, strict=True)]).bool()
             if progress:
                 progress(t + 1)
             if not alive:
@@ -263,4 +259,4 @@ def optimise_losses(
     for loss in losses:
         for p in loss.parameters():
             p.data = p.data.clone()  # no longer a view of all losses' weights
-    return [bool(flat[part].isfinite().all()) for part in slices]
+    return [bool(part.isfinite().all()) for part in parts]
