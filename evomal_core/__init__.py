@@ -19,7 +19,8 @@ from .experiments.grid import run_grid
 from .experiments.parameters import Parameters, read_parameters
 from .experiments.store import RecordError, Run
 from .losses import load_loss
-from .losses.handcrafted import CrossEntropy, SquaredError
+from .losses.export import latex, simplify
+from .losses.handcrafted import TABLE_VI, CrossEntropy, SquaredError, paper_loss
 from .losses.meta_network import MetaLoss
 from .models import build_model
 from .search import search
@@ -31,6 +32,7 @@ __all__ = [
     "DATASETS",
     "METHODS",
     "MODELS",
+    "TABLE_VI",
     "Cell",
     "Config",
     "CrossEntropy",
@@ -44,15 +46,18 @@ __all__ = [
     "Task",
     "build_model",
     "find_run",
+    "latex",
     "load_loss",
     "load_task",
     "meta_gradient",
+    "paper_loss",
     "plots",
     "read_parameters",
     "report",
     "run_cell",
     "run_grid",
     "search",
+    "simplify",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Tables and figures from hand-made records: what is averaged, what is left out and counted, what is never pooled."""
+"""Tables from hand-made records: what is averaged, what is left out and counted, what is never pooled."""
 
 import dataclasses
 import json
@@ -8,7 +8,6 @@ import statistics
 import numpy
 import pandas
 import pytest
-import torch
 
 import evomal_core as ec
 from evomal_core import files
@@ -313,76 +312,6 @@ def test_paper_table_is_the_published_one():
     assert table.query("dataset == 'california' and method == 'evomal'")["mean"].item() == 0.1723
     with pytest.raises(ValueError, match="Did you mean 'table3'"):
         report.paper_table("tabel3")
-
-
-# --- figures ---
-
-
-def texts(figure):
-    return [text.get_text() for axis in figure.axes for text in axis.texts]
-
-
-def test_fitness_curve_is_the_mean_over_seeds_where_all_have_a_value(folders):
-    write(folders[0], "evomal", 0, history=history(None, 0.8, 0.6))
-    write(folders[0], "evomal", 1, history=history(0.9, 0.6, 0.5))
-    write(folders[0], "random", 0, status="no_loss", history=history(None, None, None))
-    runs = report.collect(reference_dir=folders[0], results_dir=folders[1])
-    (axis,) = ec.plots.fitness_curve(runs).axes
-    mean, *each = [line for line in axis.lines if len(line.get_xdata())]
-    assert list(mean.get_xdata()) == [2, 3]
-    assert list(mean.get_ydata()) == pytest.approx([0.7, 0.55])
-    assert sorted(len(line.get_xdata()) for line in each) == [2, 3]  # thin, one a seed
-    assert [text.get_text() for text in axis.get_legend().texts] == ["evomal, n = 2"]
-
-
-def test_fitness_curve_refuses_to_pool_and_draws_nothing_from_nothing(folders):
-    write(folders[0], "evomal", history=history(0.9))
-    write(folders[0], "evomal", history=history(0.9), protocol="released")
-    runs = report.collect(folders[0], reference_dir=folders[1])
-    with pytest.raises(ValueError, match="one budget and protocol"):
-        ec.plots.fitness_curve(runs)
-    assert texts(ec.plots.fitness_curve([])) == ["no record"]
-
-
-def test_network_has_a_weight_an_edge_and_a_label_a_node():
-    loss = ec.MetaLoss.from_expression("add(square(sub(y, f)), -1)", weights=[1.5, 0.25, -2, 3, 0.125])
-    labels = texts(ec.plots.draw_network(loss))
-    for label in ("+", "square", "−", "y", "f", "−1", "1.500", "0.2500", "−2.000", "3.000", "0.1250"):
-        assert labels.count(label) == 1, (label, labels)
-
-
-def test_shape_of_a_regression_loss():
-    loss = ec.MetaLoss.from_expression("square(sub(y, f))", weights=[1.0, 1.0, 0.5])
-    _, line = ec.plots.loss_shape(loss, ys=[1.0], points=7).axes[0].lines
-    errors = torch.linspace(-3, 3, 7)
-    assert line.get_ydata() == pytest.approx((1 - 0.5 * (1 + errors)).square().numpy(), rel=1e-5)
-
-
-def test_shape_of_classification_losses():
-    for loss in (ec.CrossEntropy(), ec.MetaLoss.from_expression("mul(sub(f, f), y)", classification=True)):
-        lines = ec.plots.loss_shape(loss).axes[0].lines[1:]
-        assert [line.get_label() for line in lines] == ["y = 1", "y = 0"]
-        assert lines[1].get_ydata() == pytest.approx(0.0)  # both losses ignore the other classes
-    assert ec.plots.loss_shape(ec.CrossEntropy()).axes[0].lines[1].get_ydata()[0] == pytest.approx(-math.log(0.001))
-
-
-def test_filter_counts_and_saved_files(folders, tmp_path):
-    write(folders[0], "evomal", history=history(0.9, 0.8, evaluated=3, rejected=5))
-    figure = ec.plots.filter_counts(report.collect(folders[0], reference_dir=folders[1]).own)
-    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 16
-    pdf, png = ec.plots.save(figure, tmp_path / "new" / "figure")
-    assert pdf.read_bytes().startswith(b"%PDF")
-    assert png.read_bytes().startswith(b"\x89PNG")
-
-
-def test_live_curve_is_silent_without_a_notebook(capsys):
-    curve = ec.plots.LiveCurve(2)
-    for rows in (history(0.9), history(0.9, 0.5)):
-        curve(type("State", (), {"history": rows}))
-    assert curve.handle is None
-    assert capsys.readouterr() == ("", "")
-    lines = curve.draw(history(None, 0.9)).axes[0].lines
-    assert pandas.isna(lines[0].get_ydata()[0])
 
 
 def test_records_written_here_are_those_that_the_package_reads(folders):

@@ -1,39 +1,49 @@
 """Figures in one style: colour-blind palette, one colour a method, PDF and PNG.
 
 Figures do not go through pyplot: nothing is shown that was not asked for, and none has to be closed. In a notebook
-`show(figure)` displays one; anywhere else it does nothing.
+`show(figure)` displays one; anywhere else it does nothing. A notebook that draws a figure of its own does so in `style()`.
 """
 
 import io
-import itertools
+import math
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas
 import PIL.Image
 import seaborn
-import sympy
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..losses import expression
-from ..losses.export import F, Y
-from ..search.evaluate import OUTCOMES
+from ..search.evaluate import OUTCOMES, PHASES
 from .report import METHOD_ORDER, Records
 
 PALETTE = seaborn.color_palette("colorblind")
 COLOURS = {m: PALETTE[i] for m, i in zip(METHOD_ORDER, (7, 5, 6, 4, 1, 0, 2), strict=True)}
-DPI = 110  # on the screen
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # beside the colour, for prints without it
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "-1": "−1"}
-OUTCOME_NAMES = {"symbolic": "symbolic hit", "equivalent": "gradient hit", "non_finite": "not finite"}
 
 
-def _styled(draw):
-    """Every figure of this module is drawn in this style; the reader's own settings stay as they are."""
-    return seaborn.axes_style("whitegrid")(seaborn.plotting_context("notebook", font_scale=0.8)(draw))
+@contextmanager
+def style():
+    """The style of every figure, `with style():` or `@style()`; the reader's own settings stay as they are."""
+    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("notebook", font_scale=0.8):
+        yield
+
+
+def grid(panels: int, columns: int, size: tuple[float, float], **shared):
+    """(figure, its `panels` axes in reading order), each of `size` inches; `shared` as for matplotlib's `subplots`."""
+    columns = max(1, min(columns, panels))
+    rows = max(1, math.ceil(panels / columns))
+    figure = Figure(figsize=(max(4.8, size[0] * columns), size[1] * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **shared).flat
+    for axis in axes[max(1, panels) :]:
+        axis.remove()
+    return figure, axes[: max(1, panels)]
 
 
 def save(figure: Figure, path) -> list[Path]:
@@ -46,33 +56,29 @@ def save(figure: Figure, path) -> list[Path]:
     return files
 
 
-def show(figure: Figure) -> None:
-    """Display a figure in a notebook; elsewhere do nothing."""
-    if display := _display():
-        display.display(_image(figure))
-
-
-def _display():
-    """`IPython.display` if there is a notebook or an IPython shell to display in, else None."""
+def show(figure: Figure, **how) -> None:
+    """Display a figure in a notebook; elsewhere do nothing. `how` as for IPython's `display`: `display_id="curve",
+    update=True` replaces the figure that has this id. The picture has few colours and a third of the usual size, because
+    notebooks are committed with their figures."""
     ipython = sys.modules.get("IPython")
-    return ipython.display if ipython is not None and ipython.get_ipython() is not None else None
-
-
-def _image(figure: Figure):
-    """A PNG of few colours, a third of the usual size: notebooks are committed with their figures."""
+    if ipython is None or ipython.get_ipython() is None:
+        return
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=DPI)
+    figure.savefig(full, format="png", dpi=110)
     PIL.Image.open(full).convert("RGB").quantize(48).save(small, format="png", optimize=True)
-    return _display().Image(small.getvalue(), format="png")
+    ipython.display.display(ipython.display.Image(small.getvalue(), format="png"), **how)
 
 
-@_styled
-def fitness_curve(runs: Records | Iterable) -> Figure:
-    """Best fitness so far against the generation: the mean over seeds, and thin each seed.
+@style()
+def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generation",)) -> Figure:
+    """Best fitness so far: the mean over seeds, and thin each seed.
 
-    One panel a data set and model, one colour a method; of `Records` the reference is drawn solid, own runs dashed; a plain
-    list is drawn solid. A run without any finite fitness is left out, and a curve begins where all of its runs have one;
+    One column a data set and model, one colour a method; of `Records` the reference is drawn solid, own runs dashed; a plain
+    list is drawn solid. A run without any finite fitness is left out, and a mean begins where all of its runs have one;
     the legend gives their number n. The axis ends at three times the largest last value.
+
+    Args:
+        against: a row for each of "generation" and "seconds", of search; a run that has ended keeps its last value.
 
     Raises:
         ValueError: runs of several budgets or protocols, which are not to be pooled.
@@ -80,179 +86,118 @@ def fitness_curve(runs: Records | Iterable) -> Figure:
     records = runs if isinstance(runs, Records) else Records(list(runs), [], [])
     if len({(run.cell.budget, run.cell.protocol) for run in records.reference + records.own}) > 1:
         raise ValueError("fitness_curve: the runs must be of one budget and protocol; select them first")
-    rows = []
-    for number, run in enumerate(records.reference + records.own):
-        history = run.history.reindex(columns=["generation", "best_so_far"]).astype(float).dropna()
-        if len(history):
-            curve = run.cell.method + (" (own)" if number >= len(records.reference) else "")
-            history["generation"] += 1  # people count from 1
-            panel = f"{run.cell.dataset}, {run.cell.model}"
-            rows.append(history.assign(panel=panel, curve=curve, run=number, first=history["generation"].min()))
-    table = pandas.concat(rows) if rows else pandas.DataFrame(columns=["panel"])
-    panels = table.groupby("panel", sort=False)
-    figure = Figure(figsize=(max(4.8, 3.7 * len(panels)), 3.6), layout="constrained")
-    axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
-    if not len(panels):
-        axes[0].set(xticks=[], yticks=[])
-        axes[0].text(0.5, 0.5, "no record", ha="center", va="center")
-    for axis, (title, panel) in zip(axes, panels, strict=False):
-        curves = panel.groupby("curve")
-        table = panel[panel["generation"] >= curves["first"].transform("max")]
-        names = sorted(set(table["curve"]), key=lambda name: (METHOD_ORDER.index(name.split()[0]), name))
-        colours = {name: COLOURS[name.split()[0]] for name in names}
-        dashes = {name: (4, 2) if "own" in name else "" for name in names}
-        how = {"hue": "curve", "style": "curve", "hue_order": names, "palette": colours, "dashes": dashes, "ax": axis}
-        seaborn.lineplot(table, x="generation", y="best_so_far", errorbar=None, lw=2, **how)
-        each = {"units": "run", "estimator": None, "lw": 0.8, "alpha": 0.4, "legend": False}
-        seaborn.lineplot(panel, x="generation", y="best_so_far", **how, **each)
-        labels = [f"{name}, n = {curves['run'].nunique()[name]}" for name in names]
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2, "frameon": False}
-        axis.legend(axis.get_legend_handles_labels()[0], labels, fontsize="small", **below)
-        axis.set(title=title, ylabel="")
+    panels: dict[str, dict] = {}  # title -> method -> histories
+    for run, suffix in [(run, "") for run in records.reference] + [(run, " (own)") for run in records.own]:
+        history = run.history.reindex(columns=["generation", "best_so_far", *(f"seconds_{p}" for p in PHASES)])
+        history = history.astype(float).assign(
+            generation=history["generation"].astype(float) + 1
+        )  # people count from 1
+        history["seconds"] = history.filter(like="seconds_").sum(axis=1).cumsum()
+        if len(history := history.dropna(subset="best_so_far")):
+            curves = panels.setdefault(f"{run.cell.dataset}, {run.cell.model}", {})
+            curves.setdefault(run.cell.method + suffix, []).append(history)
+    places = [(x, title) for x in against for title in panels]
+    figure, axes = grid(len(places), len(panels), (3.7, 3.2))
+    for axis, (x, title) in zip(axes, places, strict=False):
+        for name in sorted(panels[title], key=lambda name: (METHOD_ORDER.index(name.split()[0]), name)):
+            how = {"color": COLOURS[name.split()[0]], "ls": "--" if "own" in name else "-"}
+            how["drawstyle"] = "steps-post" if x == "seconds" else "default"
+            each = [history.groupby(x)["best_so_far"].last() for history in panels[title][name]]
+            table = pandas.concat(each, axis=1).sort_index().ffill()
+            mean = table.dropna().mean(axis=1)
+            axis.plot(mean.index, mean, lw=2, label=f"{name}, n = {len(each)}", **how)
+            axis.plot(table.index, table, lw=0.8, alpha=0.4, **how)
+        axis.set(title=title, xlabel="seconds of search" if x == "seconds" else x)
+        axis.set_xscale("log" if x == "seconds" else "linear")
+        if x == "generation":
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if x == places[-1][0]:
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize="small")
+        cut(axis, max(history["best_so_far"].iloc[-1] for curve in panels[title].values() for history in curve))
+    axes[0].set_ylabel("best fitness so far (validation)" if places else "no record")
+    return figure
+
+
+@style()
+def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
+    """How the candidates of each generation came by their fitness (Fig. 5), as stacked shares of the population.
+
+    `groups`: title -> runs, whose mean is drawn; a panel a title."""
+    figure, axes = grid(len(groups), columns, (3.2, 2.5), sharey=True)
+    drawn: dict = {}
+    for axis, (title, runs) in zip(axes, groups.items(), strict=False):
+        shares = outcome_shares(runs)
+        tops = shares.cumsum(axis=1)
+        for outcome, colour in zip(shares, PALETTE, strict=False):
+            height = shares[outcome]
+            drawn[outcome] = axis.bar(shares.index, height, 0.9, tops[outcome] - height, color=colour, lw=0)
+        axis.set(title=title, xlabel="generation", ylim=(0, 1))
+        axis.grid(False, axis="x")
+        axis.yaxis.set_major_formatter("{x:.0%}")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _cut(axis, panel.groupby("run")["best_so_far"].min().max())
-    axes[0].set_ylabel("best fitness so far (validation)")
+    axes[0].set_ylabel("share of the population" if groups else "no record")
+    figure.legend(list(drawn.values()), list(drawn), reverse=True, loc="outside right upper", fontsize="small")
     return figure
 
 
-@_styled
-def filter_counts(runs) -> Figure:
-    """How the candidates of each generation came by their fitness (Fig. 5): stacked counts, the mean over several runs.
-
-    `runs`: one or several of what has a `history`, a `Run` or a `SearchState`."""
-    runs = [runs] if hasattr(runs, "history") else list(runs)
-    history = (
-        pandas.concat([pandas.DataFrame(run.history) for run in runs]).groupby("generation")[list(OUTCOMES)].mean()
-    )
-    figure = Figure(figsize=(5.6, 3.0), layout="constrained")
-    axis = figure.subplots()
-    bottom = 0.0
-    for outcome, colour in zip(OUTCOMES, PALETTE, strict=False):
-        if history[outcome].any():
-            label = OUTCOME_NAMES.get(outcome, outcome)
-            axis.bar(history.index + 1, history[outcome], 0.85, bottom, color=colour, lw=0, label=label)
-            bottom = bottom + history[outcome]
-    axis.set(xlabel="generation", ylabel="candidates" + (f", mean of {len(runs)} runs" if len(runs) > 1 else ""))
-    axis.grid(False, axis="x")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(reverse=True, loc="outside right upper", fontsize="small")
-    return figure
-
-
-@_styled
-def loss_shape(loss, ys: Iterable[float] = (-1.0, 0.0, 1.0), reach: float = 3.0, points: int = 301) -> Figure:
-    """A loss, element by element. Regression: against f − y within ±`reach`, a curve for each of `ys`; classification:
-    against the probability p of a class, for y = 1 and y = 0."""
-    classification = getattr(loss, "classification", str(loss) == "cross_entropy")
-    ends, ys = ((0.001, 0.999), (1.0, 0.0)) if classification else ((-reach, reach), ys)
-    figure = Figure(figsize=(4.8, 3.2), layout="constrained")
-    axis = figure.subplots()
-    axis.axvline(0, color="0.6", lw=0.8)
-    for y, colour, style in zip(ys, PALETTE, itertools.cycle(("-", "--", "-.", ":")), strict=False):
-        x = torch.linspace(*ends, points)
-        f = x if classification else x + y
-        axis.plot(x, _elementwise(loss, torch.full_like(f, y), f), style, color=colour, label=_minus(f"y = {y:g}"))
-    axis.set(xlabel="p" if classification else "f − y", ylabel="loss of one element")
-    axis.legend(fontsize="small")
-    return figure
+def outcome_shares(runs: Iterable) -> pandas.DataFrame:
+    """Generation (from 1) by outcome: shares of the population, the mean over runs, each with a `history` (a `Run` or a
+    `SearchState`)."""
+    counts = pandas.concat([pandas.DataFrame(run.history) for run in runs]).groupby("generation")[list(OUTCOMES)].mean()
+    counts.index = counts.index.astype(int) + 1
+    names = {"symbolic": "symbolic hit", "equivalent": "gradient hit", "non_finite": "not finite"}
+    return counts.div(counts.sum(axis=1), axis=0).rename(columns=names)
 
 
 @torch.no_grad()
-def _elementwise(loss, y: torch.Tensor, f: torch.Tensor):
-    """M(y, f) as an array."""
-    if not hasattr(loss, "elementwise"):
-        return sympy.lambdify((Y, F), loss.to_sympy(), "numpy")(y.numpy(), f.numpy()) + 0 * f.numpy()
-    like = next(loss.parameters(), f)
-    return (loss.elementwise(y.to(like), f.to(like)) + torch.zeros_like(f).to(like)).cpu().numpy()
+def elementwise(loss, y: float, f: torch.Tensor):
+    """M(y, f) of any loss of this package at one label, for a plot: an array like `f`, (n,)."""
+    f = f.to(next(loss.parameters(), f))
+    return (loss.elementwise(torch.full_like(f, y), f) + 0 * f).cpu().numpy()
 
 
-@_styled
+@style()
 def draw_network(loss, digits: int = 4) -> Figure:
     """A symbolic loss as the network it was compiled to (Fig. 2): edges run from the terminals to the output, each with its
     weight. A parent's first argument is drawn above its second."""
     names, children = [expression.node_name(node) for node in loss.tree], expression.children(loss.tree)
-    edges = [(child, parent) for parent, arguments in enumerate(children) for child in arguments]
-    layer = [0] * len(names)  # to the left of the root
-    for child, parent in edges:  # parents come first
-        layer[child] = layer[parent] - 1
     leaves = [node for node in range(len(names)) if not children[node]]
-    row = {leaf: -float(i) for i, leaf in enumerate(leaves)}
+    x, y = [0] * len(names), [0.0] * len(names)  # the root stands to the right
+    for node, arguments in enumerate(children):  # parents come first
+        for child in arguments:
+            x[child] = x[node] - 1
     for node in reversed(range(len(names))):
-        row.setdefault(node, sum(row.get(c, 0) for c in children[node]) / max(1, len(children[node])))
-    places = [(layer[node], row[node]) for node in range(len(names))]
-    width, height = 1.15 * (2 - min(layer)), 0.5 * len(leaves)  # inches
+        y[node] = sum(y[c] for c in children[node]) / len(children[node]) if children[node] else -leaves.index(node)
+    width, height = 1.15 * (2 - min(x)), 0.5 * len(leaves)  # inches
     scale = min(1.0, 14 / width, 12 / height)  # a large tree is drawn smaller
     font = 10 * max(scale, 0.45)
     figure = Figure(figsize=(width * scale, max(1.0, height + 0.3) * scale), layout="constrained")
     axis = figure.subplots()
     colours = {"y": (*PALETTE[1], 0.45), "f": (*PALETTE[0], 0.45), "1": "0.85", "-1": "0.85"}
+    label = {"ha": "center", "va": "center"}
     shapes = []
     for node, name in enumerate(names):
-        style = "round,pad=0.35" if children[node] else "circle,pad=0.3"
-        box = {"boxstyle": style, "fc": colours.get(name, "white"), "ec": "0.3", "lw": 0.8 * scale}
-        size = font * (0.8 if name == "-1" else 1)
-        text = axis.text(*places[node], SYMBOLS.get(name, name), ha="center", va="center", fontsize=size, bbox=box)
+        shape = "round,pad=0.35" if children[node] else "circle,pad=0.3"
+        box = {"boxstyle": shape, "fc": colours.get(name, "white"), "ec": "0.3", "lw": 0.8 * scale}
+        text = axis.text(x[node], y[node], SYMBOLS.get(name, name), fontsize=font, bbox=box, **label)
         shapes.append(text.get_bbox_patch())
     arrow = {"arrowstyle": "-|>", "color": "0.45", "lw": max(scale, 0.4), "shrinkA": 1, "shrinkB": 1}
-    box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
-    for child, parent in edges:
-        between = arrow | {"patchA": shapes[child], "patchB": shapes[parent]}
-        axis.annotate("", places[parent], places[child], arrowprops=between)
-        middle = [0.52 * a + 0.48 * b for a, b in zip(places[child], places[parent], strict=True)]
-        weight = _minus(f"{loss.weights[child - 1].item():#.{digits}g}")
-        axis.text(*middle, weight, ha="center", va="center", fontsize=0.75 * font, color="0.25", bbox=box)
-    output = (0.9, row[0])
-    axis.annotate("", output, places[0], arrowprops=arrow | {"patchA": shapes[0]})
-    axis.text(*output, " softplus" if loss.non_negative else r" $\mathcal{M}$", va="center", fontsize=font)
-    axis.set(xlim=(min(layer) - 0.35, 1.4), ylim=(-len(leaves) + 0.45, 0.55))
+    for node, arguments in enumerate(children):
+        for c in arguments:
+            ends = arrow | {"patchA": shapes[c], "patchB": shapes[node]}
+            axis.annotate("", (x[node], y[node]), (x[c], y[c]), arrowprops=ends)
+            middle = 0.52 * x[c] + 0.48 * x[node], 0.52 * y[c] + 0.48 * y[node]
+            box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
+            weight = f"{loss.weights[c - 1].item():#.{digits}g}".replace("-", "−")
+            axis.text(*middle, weight, fontsize=0.75 * font, color="0.25", bbox=box, **label)
+    axis.annotate("", (0.9, y[0]), (0, y[0]), arrowprops=arrow | {"patchA": shapes[0]})
+    axis.text(0.9, y[0], " softplus" if loss.non_negative else r" $\mathcal{M}$", va="center", fontsize=font)
+    axis.set(xlim=(min(x) - 0.35, 1.4), ylim=(-len(leaves) + 0.45, 0.55))
     axis.axis("off")
     return figure
 
 
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
-
-
-def _cut(axis, last: float) -> None:
+def cut(axis, last: float) -> None:
     """End the axis at three times the last value: early candidates can be worse by orders of magnitude."""
     if axis.get_ylim()[1] > 3 * last > 0:
         axis.set_ylim(min(0, axis.dataLim.y0), 3 * last)
-
-
-class LiveCurve:
-    """A search's progress in a notebook, redrawn in place: `ec.search(…, on_generation=LiveCurve(config.generations))`.
-
-    Args:
-        generations: of the whole search; the last one is always drawn.
-        interval: seconds between two drawings, at least. Without a notebook nothing is drawn.
-    """
-
-    def __init__(self, generations: int, interval: float = 0.5):
-        self.generations, self.interval = generations, interval
-        self.drawn, self.handle = 0.0, None
-
-    def __call__(self, state) -> None:
-        """Take a `SearchState` after a generation."""
-        due = time.monotonic() - self.drawn >= self.interval or len(state.history) >= self.generations
-        if _display() is None or not due:
-            return
-        self.drawn = time.monotonic()
-        image = _image(self.draw(state.history))
-        if self.handle is None:
-            self.handle = _display().display(image, display_id=True)
-        else:
-            self.handle.update(image)
-
-    @_styled
-    def draw(self, history: list[dict]) -> Figure:
-        """Best so far and the median of each generation, up to three times the last best."""
-        table = pandas.DataFrame(history).astype(float)
-        figure = Figure(figsize=(4.8, 2.9), layout="constrained")
-        axis = figure.subplots()
-        for name, label, style in (("best_so_far", "best so far", "o-"), ("median", "median", "o--")):
-            axis.plot(table["generation"] + 1, table[name], style, ms=4, label=label)
-        axis.set(xlabel="generation", ylabel="fitness (validation)", xlim=(0.5, self.generations + 0.5))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend(fontsize="small")
-        _cut(axis, table["best_so_far"].iloc[-1])
-        return figure

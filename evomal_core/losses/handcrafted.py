@@ -4,6 +4,7 @@ that the paper prints in Table VI."""
 from typing import NamedTuple
 
 import sympy
+import torch
 from torch import nn
 
 from .. import files
@@ -47,13 +48,19 @@ class _Handcrafted:
 class SquaredError(_Handcrafted, nn.MSELoss):
     """Mean squared error, the task loss of regression."""
 
-    kind, formula = "squared_error", (F - Y) ** 2
+    kind, formula, classification = "squared_error", (F - Y) ** 2, False
+
+    def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        return (f - y) ** 2
 
 
 class CrossEntropy(_Handcrafted, nn.CrossEntropyLoss):
     """Cross-entropy, the task loss of classification."""
 
-    kind, formula = "cross_entropy", -Y * sympy.log(F)
+    kind, formula, classification = "cross_entropy", -Y * sympy.log(F), True
+
+    def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        return -y * torch.log(f)
 
 
 def task_loss(classification: bool) -> nn.Module:
