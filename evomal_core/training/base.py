@@ -14,6 +14,8 @@ from .. import streams
 from ..config import Config
 from ..losses.elementwise import Elements, cotangents
 from ..models import initialise
+from ..models.layers import HalvingPool, Tanh
+from ..models.resnet18 import BasicBlock
 from ..tasks import Task
 from . import batches, population
 from .chain import Chain
@@ -27,6 +29,7 @@ EVALUATION_BATCH = 2_000
 # Modules that draw no random numbers
 QUIET = (nn.Sequential, nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.Tanh, nn.Sigmoid)
 QUIET += (nn.Flatten, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.LayerNorm, nn.GELU)
+QUIET += (Tanh, HalvingPool, BasicBlock)
 
 
 def has_random_layers(model: nn.Module) -> bool:
@@ -34,16 +37,20 @@ def has_random_layers(model: nn.Module) -> bool:
     return any(type(m) not in QUIET for m in model.modules())
 
 
+def layout(model: nn.Module) -> torch.memory_format:
+    """Of a model of wide convolutions, channels last: resnet18 takes an eighth less time on a CPU; lenet5 would take more."""
+    wide = any(isinstance(m, nn.Conv2d) and m.in_channels >= 32 for m in model.modules())
+    # Dropout would draw other masks.
+    return torch.channels_last if wide and not has_random_layers(model) else torch.contiguous_format
+
+
 class Session:
     """One candidate's base training: a copy of the model, its loss, its optimiser."""
 
     def __init__(self, loss: nn.Module, model: nn.Module, config: Config):
         self.loss, self.model, self.config = loss, copy.deepcopy(model).train(), config
-        # Convolutions on a CPU run a fifth faster with the channels last in memory; Dropout would draw other masks.
-        self.layout = torch.contiguous_format
-        if any(isinstance(m, nn.Conv2d) for m in model.modules()) and not has_random_layers(model):
-            self.layout = torch.channels_last
-            self.model.to(memory_format=self.layout)
+        self.layout = layout(model)
+        self.model.to(memory_format=self.layout)
         self.optimiser = sgd(self.model.parameters(), config)
         self.chain = Chain.of(self.model)
         self.poison = torch.zeros((), device=next(model.parameters()).device)  # NaN once a training loss was not finite

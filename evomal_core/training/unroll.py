@@ -23,6 +23,7 @@ from ..losses.elementwise import Elements, gradient, mixed_derivatives
 from ..models import initialise
 from . import batches, gram, population
 from .base import Problem, has_random_layers
+from .linearise import Linearisation
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 CHECK_EVERY = 25  # meta steps between looks for losses whose weights are no longer finite
@@ -124,6 +125,7 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
         groups = [losses[i : i + together] for i in range(0, len(losses), together)]
         common = (maps, z0, theta0, train[0], validation, task_loss, config, seeds)
         return [gradient for group in groups for gradient in population.stacked_jvp(group, *common)]
+    linear = Linearisation.of(model, x) if len(losses) > 1 else None  # J of the first step, which all losses share
     results = []
     for k, loss in enumerate(losses):
         path, direction, buffer = [maps.weights], None, None
@@ -150,10 +152,13 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
                 l = _sum(l, own, 1) if nesterov else own  # adjoint of d_s
                 momentum_adjoint = tuple(mu * a for a in own)
             elements = shared
-            along = jvp(lambda *w, s=s: maps(w, train[s][0], seeds[s]), path[s], l)
+            if s == 0 and linear:
+                u = linear(l)
+            else:
+                z, u = jvp(lambda *w, s=s: maps(w, train[s][0], seeds[s]), path[s], l)
             if s:
-                elements = Elements(along[0], train[s][1], shared.classification)
-            (part,) = mixed_derivatives([loss], elements, along[1].detach()[None])
+                elements = Elements(z, train[s][1], shared.classification)
+            (part,) = mixed_derivatives([loss], elements, u.detach()[None])
             total = part if total is None else _sum(total, part, 1)
             if s:
                 adjoint = _sum(adjoint, _hessian_product(loss, maps, path[s], train[s], seeds[s], l), 1)

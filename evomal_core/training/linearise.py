@@ -1,0 +1,59 @@
+"""Forward-mode products of a chain of layers, several at one point: what does not depend on the direction is kept."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..models.layers import HalvingPool, Tanh
+
+aten = torch.ops.aten
+KEPT = (nn.Flatten, nn.Identity, nn.AvgPool2d, HalvingPool, nn.AdaptiveAvgPool2d)  # linear: their own derivatives
+ELEMENTWISE = {nn.ReLU: lambda t, a: aten.threshold_backward(t, a, 0), nn.Tanh: aten.tanh_backward}
+ELEMENTWISE |= {Tanh: aten.tanh_backward, nn.Sigmoid: aten.sigmoid_backward}  # (tangent, output) -> tangent
+
+
+class Linearisation:
+    """l -> J l (B, C) at the weights of `model` and the inputs x, for directions l in weight space.
+
+    The plain form is `torch.func.jvp`, which computes the outputs anew with every product. A layer W a + b has the tangent
+    dW a + db + W da.
+    """
+
+    @classmethod
+    def of(cls, model: nn.Module, x: Tensor) -> "Linearisation | None":
+        """The linearisation, or None where the model is no `nn.Sequential` of layers known here, all of them trained."""
+        known = (nn.Linear, nn.Conv2d, *KEPT, *ELEMENTWISE)
+        if type(model) is not nn.Sequential or any(type(m) not in known for m in model):
+            return None
+        if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+            return None
+        weights = [p for module in model for p in module.parameters()]
+        if len({id(p) for p in weights if p.requires_grad}) < len(weights):
+            return None
+        return cls(model, x)
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Sequential, x: Tensor):
+        self.layers = []  # (layer, input, output)
+        for layer in model:
+            a = layer(x)
+            self.layers.append((layer, x, a))
+            x = a
+
+    @torch.no_grad()
+    def __call__(self, directions) -> Tensor:
+        """J l; `directions` one tensor a parameter, in the order of `model.parameters()`."""
+        directions, tangent = iter(directions), None  # None: zero
+        for layer, x, a in self.layers:
+            if type(layer) in (nn.Linear, nn.Conv2d):
+                weight = next(directions)
+                here = _affine(layer, x, weight, None if layer.bias is None else next(directions))
+                tangent = here if tangent is None else here.add_(_affine(layer, tangent, layer.weight, None))
+            elif tangent is not None:
+                tangent = ELEMENTWISE[type(layer)](tangent, a) if type(layer) in ELEMENTWISE else layer(tangent)
+        return tangent
+
+
+def _affine(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What the layer gives with another weight and bias."""
+    return functional.linear(x, weight, bias) if type(layer) is nn.Linear else layer._conv_forward(x, weight, bias)
