@@ -42,7 +42,10 @@ class Individual:
         return 1 + len(self.weights)
 
     def to_json(self) -> dict:
-        return asdict(self) | {"fitness": files.finite(self.fitness), "weights": [files.finite(w) for w in self.weights]}
+        return asdict(self) | {
+            "fitness": files.finite(self.fitness),
+            "weights": [files.finite(w) for w in self.weights],
+        }
 
     @classmethod
     def from_json(cls, data: dict) -> "Individual":
