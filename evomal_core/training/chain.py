@@ -85,7 +85,9 @@ class Chain:
         """Back-propagated signals dL/dz_l, (B, n_l) each, from the gradient `v` (B, C) on the outputs."""
         result = [v]
         for l in range(len(self.layers) - 1, 0, -1):
-            result.append(self.gate(l - 1, result[-1] @ self.layers[l].weight, inputs[l]))
+            weight = self.layers[l].weight  # of one output: a scaling instead of a product
+            back = result[-1] * weight if len(weight) == 1 else result[-1] @ weight
+            result.append(self.gate(l - 1, back, inputs[l]))
         return result[::-1]
 
     @torch.no_grad()

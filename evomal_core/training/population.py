@@ -1,9 +1,9 @@
 """Population batching: K copies of a small base model as stacked weights under `torch.func.vmap`, one step for all.
 
 For a GPU, where a single small model leaves most of the machine idle; on a CPU it gains nothing where weights differ, and
-is there to be tested. The plain forms are `base.Session` and `unroll.jvp_engine`, equal to rounding: SGD on stacked weights
-is K independent SGDs, BatchNorm keeps K running statistics, and Dropout draws one mask for all copies, as one-by-one runs
-of the same seed do.
+is there to be tested, but for a single layer (`LinearSession`). The plain forms are `base.Session` and
+`unroll.jvp_engine`, equal to rounding: SGD on stacked weights is K independent SGDs, BatchNorm keeps K running statistics,
+and Dropout draws one mask for all copies, as one-by-one runs of the same seed do.
 """
 
 import contextlib
@@ -17,18 +17,24 @@ from torch.func import functional_call, jvp, vmap
 from .. import streams
 from ..config import Config
 from ..losses.elementwise import Elements, cotangents, gradient, gradients, mixed_derivatives
+from .chain import Chain
 
 STACKED_WEIGHTS = 100_000_000  # numbers that the stacked weights of a group may hold, by default
 
 
 def copies(config: Config, model: nn.Module) -> int:
-    """K: `config.copies`, or, if that is 0, one on a CPU and on a GPU as many as `STACKED_WEIGHTS` allows, at most 32."""
+    """K: `config.copies`, or, if that is 0, as many as `STACKED_WEIGHTS` allows, at most 32, on a GPU or of a single layer,
+    else one."""
     if config.copies:
         return config.copies
-    weight = next(model.parameters())
-    if not weight.is_cuda:
+    if not (next(model.parameters()).is_cuda or single_layer(model)):
         return 1
     return max(1, min(32, STACKED_WEIGHTS // sum(p.numel() for p in model.parameters())))
+
+
+def single_layer(model: nn.Module) -> bool:
+    chain = Chain.of(model)
+    return chain is not None and len(chain.layers) == 1
 
 
 def random_layers(seed: int | None, device: torch.device):
@@ -87,8 +93,7 @@ class StackedSession:
 
     def change_rate(self, factor: float) -> None:
         """Multiply the learning rate, which a captured step holds as a constant."""
-        for group in self.optimiser.param_groups:
-            group["lr"] *= factor
+        self.optimiser.rate *= factor
         self.captured = self.captured and CapturedStep(self._step)
 
     def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
@@ -116,6 +121,22 @@ class StackedSession:
                 trained.load_state_dict({n: t[k].detach() for n, t in stacked.items()}, strict=False)
             result.append(trained)
         return result
+
+
+class LinearSession(StackedSession):
+    """The same for a single Linear layer, also for a CPU: K models side by side are one weight (K C, n)."""
+
+    @torch.no_grad()
+    def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
+        weight, *bias = self.weights.values()  # (K, C, n), (K, C)
+        x, rows = x.flatten(1), weight.flatten(0, 1)
+        z = torch.addmm(bias[0].view(-1, 1), rows, x.T) if bias else rows @ x.T  # (K C, B)
+        values, v = cotangents(self.losses, Elements(z.view(*weight.shape[:2], -1).mT, y, not y.is_floating_point()))
+        self.poison += values * 0
+        weight.grad = (v.mT.reshape(len(rows), -1) @ x).view_as(weight)
+        if bias:
+            bias[0].grad = v.sum(1)
+        self.optimiser.step()
 
 
 def stack(tensor: torch.Tensor, n: int) -> torch.Tensor:
