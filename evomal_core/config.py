@@ -171,7 +171,7 @@ class Config:
 
     @classmethod
     def for_cell(cls, cell) -> "Config":
-        """The settings of a `Cell` (METHOD: section IV of the paper and, where it is silent, the released code).
+        """The settings of a `Cell` (section IV and, where it is silent, the released code [R]).
 
         Args:
             cell: has `dataset`, `budget` (optionally with overrides, `quick+generations=10`) and `protocol`.

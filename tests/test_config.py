@@ -1,4 +1,4 @@
-"""Settings: METHOD's numbers, protocols and budgets by name, and what is refused."""
+"""Settings: the paper's and the released code's numbers, protocols and budgets by name, and what is refused."""
 
 import dataclasses
 import itertools

@@ -37,7 +37,7 @@ VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.3, -7.5, 1e-30, -1e-30, 1e30, 
 
 
 def operators(xp, protection: str) -> dict:
-    """Table I, written from METHOD section 2; `xp` is numpy or torch."""
+    """Table I, written out a second time; `xp` is numpy or torch."""
     absolute = xp.abs
     protect = (lambda x: absolute(x) + EPS) if protection == "abs" else (lambda x: xp.clip(absolute(x), EPS, None))
     return {
@@ -721,7 +721,7 @@ def test_a_long_formula_is_rounded_only(monkeypatch):
     assert str(export.simplify(loss)) == "2.23*f*y"
 
 
-# Table VI as printed, in NumPy; |…| as METHOD section 11 restores the bars
+# Table VI as printed, in NumPy; |…| with the bars restored that the print lost
 PRINTED = {
     "a": lambda y, f: np.abs(np.log(np.sqrt(y * f) + EPS)),
     "b": lambda y, f: np.log(y * f) + np.sqrt(np.abs(np.log(y * f))) ** 2,

@@ -1,6 +1,6 @@
 """How a loss meets a batch: the calling convention of every learned loss, and the two derivatives that training needs.
 
-`Elements` is what a loss sees of a batch (METHOD: classification applies M to softmax outputs and one-hot labels, sums over
+`Elements` is what a loss sees of a batch (classification applies M to softmax outputs and one-hot labels, sums over
 the classes and averages over the batch; regression averages). Base training needs `cotangents`, loss optimisation
 `gradients` and `mixed_derivatives`; all take several losses at once and work for any `nn.Module` called as
 `loss(prediction, target)`, by autograd, and go through the tape for `MetaLoss`.

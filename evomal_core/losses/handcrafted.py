@@ -64,7 +64,7 @@ class CrossEntropy(_Handcrafted, nn.CrossEntropyLoss):
 
 
 def task_loss(classification: bool) -> nn.Module:
-    """L_T of a kind of task (METHOD: squared error or cross-entropy)."""
+    """L_T of a kind of task (squared error or cross-entropy)."""
     return CrossEntropy() if classification else SquaredError()
 
 

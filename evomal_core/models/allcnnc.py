@@ -1,4 +1,4 @@
-"""All-CNN-C (Springenberg et al. 2015) with BatchNorm (METHOD section 9)."""
+"""All-CNN-C (Springenberg et al. 2015) with BatchNorm (section IV-B)."""
 
 from torch import nn
 

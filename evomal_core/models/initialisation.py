@@ -1,4 +1,4 @@
-"""Fresh weights from a generator: the rules of METHOD section 9, and one for anybody's module."""
+"""Fresh weights from a generator: the rules of the released code [R], and one for anybody's module."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""LeNet-5 (LeCun et al. 1998) with tanh and average pooling (METHOD section 9)."""
+"""LeNet-5 (LeCun et al. 1998) with tanh and average pooling (section IV-B)."""
 
 from torch import nn
 

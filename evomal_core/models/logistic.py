@@ -1,4 +1,4 @@
-"""Logistic regression: one Linear (METHOD section 9). With a single output it is linear regression."""
+"""Logistic regression: one Linear (section IV-B). With a single output it is linear regression."""
 
 from torch import nn
 

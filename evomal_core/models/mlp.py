@@ -1,4 +1,4 @@
-"""MLP in–1000–1000–out with ReLU (METHOD section 9)."""
+"""MLP in–1000–1000–out with ReLU (section IV-B)."""
 
 import itertools
 import math

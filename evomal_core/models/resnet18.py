@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al. 2016) with the stem for small images (METHOD section 9)."""
+"""ResNet-18 (He et al. 2016) with the stem for small images (section IV-B)."""
 
 import torch
 from torch import Tensor, nn

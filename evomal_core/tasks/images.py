@@ -1,4 +1,4 @@
-"""The image classification tasks: MNIST, and `digits`, an offline stand-in for smoke runs (METHOD section 9)."""
+"""The image classification tasks: MNIST, and `digits`, an offline stand-in for smoke runs (section IV-B)."""
 
 import gzip
 import hashlib

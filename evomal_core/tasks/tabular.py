@@ -1,4 +1,4 @@
-"""The tabular regression tasks: Diabetes, Boston Housing, California Housing (section IV; METHOD sections 1 and 10)."""
+"""The tabular regression tasks: Diabetes, Boston Housing, California Housing (section IV-B)."""
 
 import contextlib
 import socket
@@ -137,7 +137,7 @@ def load_table(name: str, folder: Path) -> Arrays:
 
 
 def split(x: np.ndarray, y: np.ndarray, kind: str) -> dict[str, Arrays]:
-    """Split once for all seeds [R] and standardise with the training part (METHOD section 1; section 10, row 1).
+    """Split once for all seeds [R] and standardise with the training part (the switch `split` of `config.Protocol`).
 
     Args:
         x: (N, features).

@@ -18,7 +18,7 @@ class DataUnavailable(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is learned, and how it is judged (METHOD section 1). All tensors lie on one device, all x have one dtype.
+    """What is learned, and how it is judged (section III-A). All tensors lie on one device, all x have one dtype.
 
     Args:
         name: of the data set.

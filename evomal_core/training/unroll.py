@@ -112,7 +112,7 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
     theta_{s+1}, the sweep back needs of step s only <grad L_s, l> for the adjoint l of d_s, a derivative of L along l:
     in phi it is d<v(phi), J l>/dphi, one forward-mode product J l; in theta the Hessian-vector product H l, not needed at
     the first step. For S_base = 1, l = -alpha_eff h with h the task loss's gradient and alpha_eff = alpha (1 + mu) for
-    Nesterov (METHOD: first step of momentum), which is all there is to compute.
+    Nesterov (the first step of momentum), which is all there is to compute.
     """
     maps, (x, y) = BaseMaps(model), train[0]
     mu, nesterov, decay = config.base_momentum, config.base_nesterov, config.base_weight_decay
