@@ -8,7 +8,7 @@ the classes and averages over the batch; regression averages). Base training nee
 
 import math
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,11 +20,6 @@ from ..config import check_choice
 from . import tape
 
 SCHEMA, MAX_FILE_BYTES = 1, 4_000_000  # of loss files
-
-
-@lru_cache
-def _unit_rows(classes: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.eye(classes, dtype=dtype)
 
 
 class Elements:
@@ -53,10 +48,8 @@ class Elements:
     def y(self):
         if not self.classification:
             return self.array(self.target.mT)
-        classes, dtype = self.prediction.shape[-1], self.prediction.dtype
-        if self.xp is np:
-            return _unit_rows(classes, dtype).numpy().take(self.target.numpy(), axis=1)
-        return functional.one_hot(self.target, classes).to(dtype).mT.contiguous()
+        unit = torch.eye(self.prediction.shape[-1], dtype=self.prediction.dtype, device=self.prediction.device)
+        return self.array(unit.index_select(1, self.target.long()))
 
     @property
     def several(self) -> bool:
@@ -202,6 +195,9 @@ def _closed_form(loss: nn.Module):
 
 def cotangent(loss: nn.Module, elements: Elements) -> tuple[torch.Tensor, torch.Tensor]:
     """(value (), dL/dz (B, C)) of a loss without tape: the loss of a batch and its gradient on the raw outputs."""
+    if closed := _closed_form(loss):
+        with torch.no_grad():
+            return loss(elements.prediction, elements.target), closed(loss, elements)
     with torch.enable_grad():
         z = elements.prediction.detach().requires_grad_()
         value = loss(z, elements.target)
@@ -253,10 +249,6 @@ def cotangents(losses: Sequence[nn.Module], elements: Elements) -> tuple[torch.T
         for k, t in enumerate(tapes):
             if t:
                 array[k] = t.value.sum() / elements.instances
-            elif _closed_form(losses[k]):
-                part = elements.of(k)
-                with torch.no_grad():
-                    values[k], v[k] = losses[k](part.prediction, part.target), gradient(losses[k], part)
             else:
                 values[k], v[k] = cotangent(losses[k], elements.of(k))
     return values, v

@@ -79,14 +79,12 @@ for _name in ("add", "sub", "mul", "truediv", "gt", "ge", "neg"):
 for _name in ("add", "sub", "mul", "truediv"):
     setattr(Symbol, f"__r{_name}__", lambda a, b, name=_name: a.recorder.record(name, b, a))
 
-GIVEN = ("y", "f", "u", "weight", "constant")  # what is no operation
-
 
 class Recorder:
     """Plays the array library: its functions give symbols, and equal operations the same symbol."""
 
     def __init__(self):
-        self.entries: list[tuple] = []  # (name, positions of what it is applied to), or (name, which) of what is given
+        self.entries: list[tuple] = []  # (name, positions of what it is applied to), ("given", which), ("constant", c)
         self._seen: dict[tuple, Symbol] = {}
 
     def symbol(self, *entry, scalar: bool = True) -> Symbol:
@@ -131,14 +129,15 @@ def _inner(bar, a):
 class Program:
     """The operations of one tree's dual evaluation (`forward`) and of the sweep back (`backward`), in the library `xp`.
 
-    They run on a list of values that begins with y, f, the weights and `constants`; each appends its result, and between
-    the two lists stands u. `value`, `derivative` and `gradient` are positions in it.
+    They run on a copy of the list `values`, which begins with y, f, the weights and u and holds the constants; each puts
+    its result in. `value`, `derivative` and `gradient` are positions in it.
     """
 
     def __init__(self, expression: str, protection: str, non_negative: bool, order: int, xp):
         tree, recorder = trees.parse(expression), Recorder()
-        y, f = recorder.symbol("y", scalar=False), recorder.symbol("f", scalar=False)
-        weights = [recorder.symbol("weight", k) for k in range(len(tree) - 1)]
+        y, f = recorder.symbol("given", "y", scalar=False), recorder.symbol("given", "f", scalar=False)
+        weights = [recorder.symbol("given", k) for k in range(len(tree) - 1)]
+        u = recorder.symbol("given", "u", scalar=False)
         terminals = {"y": (y, None), "f": (f, 1), "1": (1, None), "-1": (-1, None)}
         nodes: list = [None] * len(tree)  # (value, tangent)
         edges: list = [None] * len(tree)  # partial derivatives, tangents of the weighted arguments
@@ -154,7 +153,7 @@ class Program:
         (value, tangent), output = nodes[0], None
         if non_negative:
             (value, tangent), output = self._apply(recorder, softplus, [value], [tangent], order)
-        u = recorder.symbol("u", scalar=False)
+        begin = len(recorder.entries)  # of the sweep back
         gradient: list = [None] * len(weights)
         if order > 1:
             bars = [(None, u)] * len(tree)
@@ -168,7 +167,9 @@ class Program:
                     t_bar = None if a_tangent is None else t_bar  # without f its tangent is no variable
                     gradient[c - 1] = _plus(_inner(x_bar, a), _inner(t_bar, a_tangent))
                     bars[c] = _times(x_bar, weights[c - 1]), _times(t_bar, weights[c - 1])
-        self._list(recorder, len(weights), u, [value, tangent, *gradient], xp)
+        results = [recorder.symbol("constant", 0) if r is None else r for r in (value, tangent, *gradient)]
+        self.value, self.derivative, *self.gradient = [r.index for r in results]
+        self._list(recorder.entries, begin, {r.index for r in results}, xp)
 
     @staticmethod
     def _apply(recorder, jet, x, t, order):
@@ -190,29 +191,17 @@ class Program:
             result.append((x_bar, _times(ot_bar, partials[j])))
         return result
 
-    def _list(self, recorder, weights: int, u: Symbol, results: list, xp) -> None:
-        """Keep the operations that `results` need, and give everything its place in the list of values."""
-        zero = recorder.symbol("constant", 0)
-        results = [zero if r is None else r for r in results]
-        entries = recorder.entries
-        needed = {r.index for r in results}
-        for i in range(len(entries) - 1, -1, -1):
-            if i in needed and entries[i][0] not in GIVEN:
-                needed.update(entries[i][1:])
-        constants = [i for i, e in enumerate(entries) if e[0] == "constant"]
-        self.constants = [entries[i][1] for i in constants]
-        place = {i: k for k, i in enumerate([*range(2 + weights), *constants])}
+    def _list(self, entries: list[tuple], begin: int, needed: set[int], xp) -> None:
+        """Keep the operations that the positions `needed` depend on."""
+        self.values = [e[1] if e[0] == "constant" else None for e in entries]
         self.forward, self.backward = [], []
-        for i in range(2 + weights, len(entries)):
-            if i == u.index:
-                place[i] = self.given = len(place)
-            elif i in needed and entries[i][0] not in GIVEN:
-                name, a, *b = entries[i]
+        for i in range(len(entries) - 1, -1, -1):
+            name, a, *b = entries[i]
+            if i in needed and name not in ("given", "constant"):
+                needed.update(entries[i][1:])
                 function = OWN[xp].get(name) or getattr(operator, name, None) or getattr(xp, name)
-                code = self.forward if i < u.index else self.backward
-                code.append((function, place[a], place[b[0]] if b else None))
-                place[i] = len(place)
-        self.value, self.derivative, *self.gradient = [place[r.index] for r in results]
+                code = self.forward if i < begin else self.backward
+                code.insert(0, (function, i, a, b[0] if b else None))
 
 
 program = lru_cache(maxsize=1024)(Program)
@@ -227,18 +216,18 @@ class Tape:
 
     def __init__(self, listed: Program, weights, y, f):
         """`weights`: n - 1 scalars, one an edge."""
-        self.program, self.values = listed, [y, f, *weights, *listed.constants]
+        self.program, self.values = listed, listed.values.copy()
+        self.values[: len(weights) + 2] = y, f, *weights
         self._run(listed.forward)
         self.value, self.derivative = self.values[listed.value], self.values[listed.derivative]
 
     def gradient(self, u) -> list:
         """d<derivative, u>/dw for every edge, scalars in prefix order of the child nodes; `u` is (C, B). Needs order 2."""
-        del self.values[self.program.given :]
-        self.values.append(u)
+        self.values[len(self.program.gradient) + 2] = u
         self._run(self.program.backward)
         return [self.values[i] for i in self.program.gradient]
 
     def _run(self, code) -> None:
         values = self.values
-        for function, a, b in code:
-            values.append(function(values[a]) if b is None else function(values[a], values[b]))
+        for function, place, a, b in code:
+            values[place] = function(values[a]) if b is None else function(values[a], values[b])

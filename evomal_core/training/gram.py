@@ -86,26 +86,25 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
         epsilon = gradient(task_loss, Elements(z_new, y_new, elements.classification))
         u = (epsilon.mT.reshape(-1, len(x_new)) @ first_gram).view(count, outputs, -1).mT
     else:
-        u = torch.empty_like(v)
-    for k in range(len(losses) if len(weights) > 1 else 0):
-        delta, gram, a_new = [], [first_gram], [first_input]
-        for l in range(len(weights)):
-            delta.append(D.delta(l, v[k]))
-            if l:
-                gram.append(_gram(a_new[l], a[l], biases[l]))
-                product = torch.nn.functional.linear(a_new[l], weights[l], biases[l])
-                z_new = torch.addmm(product, gram[l], delta[l], beta=s, alpha=-alpha)
-            else:
-                z_new = torch.addmm(first_product, first_gram, delta[0], alpha=-alpha)
-            if l < len(chain.activations):
-                a_new.append(chain.activate(l, z_new))
-        epsilon = gradient(task_loss, Elements(z_new, y_new, elements.classification))
-        u[k] = 0
-        for l in range(len(weights) - 1, -1, -1):
-            u[k] += D.contract(l, gram[l].T @ epsilon)
-            if l:
-                back = torch.addmm(epsilon @ weights[l], epsilon @ delta[l].T, a[l], beta=s, alpha=-alpha)
-                epsilon = chain.gate(l - 1, back, a_new[l])
+        u = torch.zeros_like(v)
+        for k in range(len(losses)):
+            delta, gram, a_new = [], [first_gram], [first_input]
+            for l in range(len(weights)):
+                delta.append(D.delta(l, v[k]))
+                if l:
+                    gram.append(_gram(a_new[l], a[l], biases[l]))
+                    product = torch.nn.functional.linear(a_new[l], weights[l], biases[l])
+                    z_new = torch.addmm(product, gram[l], delta[l], beta=s, alpha=-alpha)
+                else:
+                    z_new = torch.addmm(first_product, first_gram, delta[0], alpha=-alpha)
+                if l < len(chain.activations):
+                    a_new.append(chain.activate(l, z_new))
+            epsilon = gradient(task_loss, Elements(z_new, y_new, elements.classification))
+            for l in range(len(weights) - 1, -1, -1):
+                u[k] += D.contract(l, gram[l].T @ epsilon)
+                if l:
+                    back = torch.addmm(epsilon @ weights[l], epsilon @ delta[l].T, a[l], beta=s, alpha=-alpha)
+                    epsilon = chain.gate(l - 1, back, a_new[l])
     return mixed_derivatives(losses, elements, -alpha * u, tapes)
 
 
