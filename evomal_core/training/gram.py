@@ -77,9 +77,8 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
     first_input = x_new.flatten(1)
     first_product = s * torch.nn.functional.linear(first_input, weights[0], biases[0])
     first_gram = _gram(first_input, a[0], biases[0])
-    if (
-        len(weights) == 1
-    ):  # nothing as wide as the input is left: all losses in one product each way, (K C, B) in memory
+    if len(weights) == 1:
+        # Nothing as wide as the input is left: all losses in one product each way, (K C, B) in memory.
         count, outputs = len(losses), z.shape[-1]
         z_new = torch.addmm(first_product.T.repeat(count, 1), v.mT.reshape(-1, len(z)), first_gram.T, alpha=-alpha)
         z_new = z_new.view(count, outputs, -1).mT
