@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -132,7 +133,9 @@ def parser(doc: str, problem: bool = True) -> argparse.ArgumentParser:
 
 def report(result: dict, args: argparse.Namespace) -> None:
     """Print `result` with date, hardware, versions and commit: one JSON line, or a line an entry."""
-    result |= {"date": time.strftime("%Y-%m-%d"), "threads": args.threads, "clock": clock}
+    result |= {"date": time.strftime("%Y-%m-%d"), "threads": args.threads, "clock": clock, "repeats": args.repeats}
+    if hasattr(os, "getloadavg"):
+        result["load"] = round(os.getloadavg()[0], 2)
     result |= environment(torch.device(args.device))
     if args.json:
         print(json.dumps(result))

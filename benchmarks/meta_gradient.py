@@ -5,13 +5,13 @@
     func       double backward through torch.func
     jvp, gram  the package's engines; gram is left out where it does not apply
 
-`--lockstep K` adds the package's engine on K losses at once, a loss. `--memory` measures the peak in a fresh process an
-engine, over `--steps` consecutive meta-gradients: growth of the resident set on a CPU (Linux), allocated memory on a GPU.
+The peak is that of a fresh process an engine, over `--steps` consecutive meta-gradients: growth of the resident set on a
+CPU (Linux), allocated memory on a GPU. `--lockstep K` adds the package's engine on K losses at once, a loss.
 """
 
 import copy
 import dataclasses
-import importlib.util
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -72,7 +72,7 @@ def func_way(losses, model, train, validation, task_loss, config, seeds):
 def ways(setup: common.Setup) -> dict:
     """name -> function, those that can be used here."""
     table = {**unroll.ENGINES, "torchopt": torchopt_way, "func": func_way}
-    missing = set() if importlib.util.find_spec("torchopt") else {"torchopt"}
+    missing = set() if installed("torchopt") else {"torchopt"}
     missing |= {"gram"} if gram.applies(setup.model, setup.config) else set()
     return {name: table[name] for name in WAYS if name not in missing}
 
@@ -109,6 +109,7 @@ class Peak:
 
     def __enter__(self):
         self.before = torch.cuda.memory_allocated() if self.cuda else self._resident()
+        self.largest = self.before
         if not self.cuda:
             self.thread.start()
         return self
@@ -139,13 +140,13 @@ def apart(a, b) -> float:
 def seconds(setup: common.Setup, args) -> list[dict]:
     """Rows of milliseconds, the ways taking turns."""
     loss, many, rest = setup.losses(1), setup.losses(args.lockstep), arguments_of(setup, args.batch)
-    table = ways(setup)
+    table = {name: way for name, way in ways(setup).items() if name in (args.ways or WAYS)}
     sides = {name: lambda f=function: f(loss, *rest) for name, function in table.items()}
     own = unroll.choose("auto", setup.model, rest[4])
     if args.lockstep:
-        sides[f"{own} x{args.lockstep}"] = lambda: table[own](many, *rest)
+        sides[f"{own} x{args.lockstep}"] = lambda: unroll.ENGINES[own](many, *rest)
     measured = common.turns(sides, args.repeats)
-    reference = table["higher"](loss, *rest)[0]
+    reference = unroll.higher_engine(loss, *rest)[0]
     rows = []
     for name, values in measured.items():
         values = [s / (args.lockstep if name not in table else 1) for s in values]
@@ -160,6 +161,7 @@ def seconds(setup: common.Setup, args) -> list[dict]:
 
 
 def memory(args) -> list[dict]:
+    """Rows of peaks in MB, one of `args.steps` each."""
     rows = []
     for way in ways(common.setup(args.dataset, args.model, "cpu", args.synthetic)):
         if args.ways and way not in args.ways:
@@ -172,18 +174,25 @@ def memory(args) -> list[dict]:
         command += ["--steps", *map(str, args.steps)]
         kept = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
         peaks = json.loads(kept.stdout) if kept.returncode == 0 else f"failed ({kept.returncode})"
-        rows.append({"way": way, "steps": args.steps, "peak_mb": peaks})
+        rows.append({"way": way, "peak_mb": peaks})
     return rows
+
+
+def installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def main(arguments=None) -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lockstep", type=int, default=0, metavar="K")
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1], help="with --memory: for example 1 5 20")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, help="with --memory: these alone")
-    parser.add_argument("--peak", choices=WAYS, help="the fresh process of --memory")
+    parser.add_argument("--only", choices=("seconds", "memory"), help="one of the two")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1], help="of the peak: for example 1 5 20")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="these alone")
+    parser.add_argument("--peak", choices=WAYS, help="the fresh process of a peak")
     args = parser.parse_args(arguments)
     common.start(args)
     if args.peak:
@@ -191,14 +200,19 @@ def main(arguments=None) -> None:
         print(json.dumps(peak_memory(setup, args.peak, args.batch, args.steps)))
         return
     result = {"benchmark": "meta_gradient", "dataset": args.dataset, "model": args.model, "batch": args.batch}
-    if args.memory:
-        result |= {"rows": memory(args)}
-    else:
-        setup = common.setup(args.dataset, args.model, args.device, args.synthetic)
-        result |= {"data": setup.data, "loss": str(setup.losses(1)[0])}
-        result |= {"rows": seconds(setup, args)}
-    if not importlib.util.find_spec("torchopt"):
-        result["note"] = "torchopt is not installed: pip install 'evomal-core[bench]'"
+    setup = common.setup(args.dataset, args.model, args.device, args.synthetic)
+    result |= {"data": setup.data, "loss": str(setup.losses(1)[0])}
+    result["libraries"] = {name: installed(name) for name in ("higher", "torchopt")}
+    rows: dict[str, dict] = {}
+    if args.only != "memory":
+        rows = {row["way"]: row for row in seconds(setup, args)}
+    if args.only != "seconds":
+        result["steps_of_peak"] = args.steps
+        for row in memory(args):
+            rows[row["way"]] = rows.get(row["way"], {}) | row
+    result["rows"] = list(rows.values())
+    if not installed("torchopt"):
+        result["note"] = "torchopt is not installed: ./run uv pip install -e '.[bench]'"
     common.report(result, args)
 
 

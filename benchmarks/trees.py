@@ -1,7 +1,6 @@
 """The losses that every benchmark times: 25 random trees of 5 to 30 nodes, fixed once.
 
-    "rown by half-and-half (section III-B2), "
-    "sizes chosen to spread as in a search (mean 12.7 nodes). All hold `y` and `f`, a",
+Grown by half-and-half (section III-B2), sizes chosen to spread as in a search (mean 12.7 nodes). All hold `y` and `f` and
 stay finite through loss optimisation and partial training at the paper's counts on diabetes/mlp and mnist/logistic.
 """
 

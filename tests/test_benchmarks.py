@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from evomal_core.training import base, batches, unroll
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the installed package
 
-from benchmarks import common, floor, generation, meta_gradient, scaling
+from benchmarks import common, everything, floor, generation, meta_gradient, scaling
 from benchmarks.naive import Naive
 from benchmarks.trees import TREES
 
@@ -122,7 +123,7 @@ def test_generation_prints_one_json_line(capsys, tiny_steps):
 
 
 def test_meta_gradient_agrees_between_ways(capsys):
-    meta_gradient.main("digits logistic --batch 32 --lockstep 2 --repeats 1 --json".split())
+    meta_gradient.main("digits logistic --batch 32 --lockstep 2 --repeats 1 --only seconds --json".split())
     rows = printed(capsys)["rows"]
     assert {"higher", "func", "jvp", "gram"} <= {row["way"] for row in rows}
     assert all(row.get("difference", 0) < 1e-4 for row in rows)
@@ -145,3 +146,23 @@ def test_scaling_prints_one_json_line(capsys):
 def test_synthetic_images_stand_in():
     setup = common.setup("svhn", "logistic", synthetic=True)
     assert setup.data == "synthetic" and setup.task.input_shape == (3, 32, 32)
+
+
+def test_everything_appends_a_line_a_benchmark(tmp_path, monkeypatch, capfd):
+    tiny = "meta_gradient diabetes logistic --only seconds --ways jvp gram"
+    monkeypatch.setattr(everything, "COMMANDS", (tiny, tiny + " --lockstep 2"))
+    everything.main([str(tmp_path / "out.jsonl"), "--repeats", "1", "--clock", "cpu"])
+    first, second = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert [row["way"] for row in first["rows"]] == ["jvp", "gram"] and first["clock"] == "cpu"
+    assert second["rows"][-1]["way"] == "gram x2"
+    monkeypatch.setattr(everything, "COMMANDS", ("meta_gradient diabetes no_model",))
+    with pytest.raises(SystemExit, match="no_model ended with 2"):
+        everything.main([str(tmp_path / "out.jsonl")])
+
+
+def test_peak_memory_is_seen_and_not_negative():
+    with meta_gradient.Peak(torch.device("cpu")) as peak:
+        assert peak.growth() >= 0
+        block = torch.ones(50_000_000)  # 200 MB
+        time.sleep(0.05)
+    assert block.sum() > 0 and 150e6 < peak.growth() < 400e6

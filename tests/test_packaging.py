@@ -62,6 +62,14 @@ def test_requirement_is_locked_within_its_bounds(name):
     assert all(declared("dev")[name].specifier.contains(version) for version in versions)
 
 
+def test_the_yardstick_of_the_benchmarks_is_an_extra_outside_the_lock():
+    """./run installs what the package and its tests need; benchmarks/README.md says how to add TorchOpt."""
+    bench = {r.name: str(r.specifier) for r in map(Requirement, PYPROJECT["project"]["optional-dependencies"]["bench"])}
+    assert bench.keys() == {"torchopt", "graphviz"} and bench["torchopt"] == "==0.7.3"
+    assert not bench.keys() & locked().keys()
+    assert "./run uv pip install -e '.[bench]'" in (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+
+
 def test_every_locked_entry_has_a_hash():
     entries = locked()
     assert sum(map(len, entries.values())) == len(re.findall(r"^[^\s#]", LOCK, re.M))  # the parser saw every entry
