@@ -33,6 +33,10 @@ def chain():
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 20), nn.ReLU(), nn.Linear(20, 4)).double()
 
 
+def logistic():
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).double()
+
+
 def losses(n=5):
     trees = [expression.grow(seed, (2, 4))[0] for seed in range(n)]
     return [MetaLoss(tree, classification=True).double() for tree in trees]
@@ -50,6 +54,27 @@ def test_stacked_training_equals_one_by_one(model, copies):
             torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11, msg=name)
         moved += float((next(a.parameters()) - next(plain[0].parameters())).detach().abs().sum())
     assert moved > 0  # the losses do differ
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("momentum", ["plain", "momentum", "nesterov"])
+@pytest.mark.parametrize("classes", [4, None])
+def test_a_single_layer_side_by_side_equals_one_by_one(classes, momentum, bias):
+    task = image_task()
+    if classes is None:  # regression
+        parts = {n: (getattr(task, n)[0], getattr(task, n)[0].sum((1, 2, 3))[:, None] / 14) for n in ("train", "test")}
+        task = Task("r", parts["train"], parts["test"], parts["test"], False)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, classes or 1, bias=bias)).double()
+    kinds = {"base_momentum": 0.0 if momentum == "plain" else 0.9, "base_nesterov": momentum == "nesterov"}
+    config = dataclasses.replace(CONFIG, base_learning_rate=0.01, base_weight_decay=0.01, **kinds)
+    trees = [MetaLoss(loss.tree, loss.weights, classification=classes is not None).double() for loss in losses(7)]
+    plain = train(trees, (task, model), dataclasses.replace(config, copies=1), 0, "fitness", 12, (0,))
+    stacked = train(trees, (task, model), config, 0, "fitness", 12, (0,))
+    assert population.copies(config, model) > 1
+    for a, b in zip(plain, stacked, strict=True):
+        for (name, p), q in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11, msg=name)
+    assert not torch.allclose(plain[0][1].weight, plain[1][1].weight), "the losses do differ"
 
 
 def test_stacked_batchnorm_statistics_are_each_copys_own():
@@ -103,7 +128,7 @@ def test_default_number_of_copies():
     assert population.copies(Config(copies=7), chain()) == 7
 
 
-def plain_engine_search(engine, copies):
+def plain_engine_search(engine, copies, model=chain):
     """A short search in float64 on a chain, under one engine and K."""
     config = Config(
         population=6,
@@ -116,13 +141,16 @@ def plain_engine_search(engine, copies):
         engine=engine,
         copies=copies,
     )
-    _, state = search([(image_task(), chain())], config, 3)
+    _, state = search([(image_task(), model())], config, 3)
     return state
 
 
-@pytest.mark.parametrize(("engine", "copies"), [("gram", 1), ("jvp", 3), ("gram", 6)])
-def test_the_same_seed_gives_the_same_search_under_every_engine(engine, copies):
-    plain, fast = plain_engine_search("higher", 1), plain_engine_search(engine, copies)
+@pytest.mark.parametrize(
+    ("engine", "copies", "model"),
+    [("gram", 1, chain), ("jvp", 3, chain), ("gram", 6, chain), ("gram", 0, logistic), ("jvp", 0, logistic)],
+)
+def test_the_same_seed_gives_the_same_search_under_every_engine(engine, copies, model):
+    plain, fast = plain_engine_search("higher", 1, model), plain_engine_search(engine, copies, model)
     assert [i.expression for i in plain.population] == [i.expression for i in fast.population]
     assert list(plain.memory.archive) == list(fast.memory.archive)
     for a, b in zip(plain.memory.archive.values(), fast.memory.archive.values(), strict=True):
