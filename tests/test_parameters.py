@@ -89,7 +89,7 @@ def test_unknown_parameter_names_the_near_miss(name, near):
 
 def test_a_parameter_that_this_notebook_does_not_take_is_unknown():
     with pytest.raises(ValueError, match="unknown parameter 'models'; this notebook takes seed, datasets"):
-        ec.read_parameters({"seed": 1, "models": "mlp"}, ("seed", "datasets"))
+        ec.read_parameters({"seed": 1, "models": "mlp"}, "seed datasets")
 
 
 def test_what_a_notebook_has_beside_its_parameters_is_no_parameter():

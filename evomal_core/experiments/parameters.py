@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import itertools
 import re
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from ..config import Config, check_choice
 from . import store
 from .cell import METHODS, Cell
 
-IPYTHON_NAMES = ("In", "Out", "get_ipython", "exit", "quit", "open")
 SIMPLE = (str, int, float, list, tuple, dict, set, type(None))  # what a parameter can be; modules, functions … are not
 CHECKED = "_evomal_parameters_checked"  # stands in a notebook's globals once they were checked
 
@@ -83,26 +82,27 @@ class Parameters:
         return "\n".join(f"{name} = {value!r}" for name, value in dataclasses.asdict(self).items())
 
 
-def read_parameters(given: Mapping, known: str | Iterable[str], **choices: Iterable[str]) -> Parameters:
+def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parameters:
     """Check and freeze a notebook's parameters.
 
     Args:
         given: the notebook's `globals()`, or a plain dict.
-        known: names of the parameters that the notebook takes, of the fields of `Parameters`; a list, or text with spaces.
+        known: names of the parameters that the notebook takes, with spaces between; fields of `Parameters`.
         choices: where fewer values are allowed than the package knows, for example `datasets=("diabetes", "boston")`.
 
     Raises:
         ValueError: an unknown parameter or value, with its near miss. Names that later cells of the notebook define are
             no parameters, so in a live kernel unknown names are looked for by the first call only.
     """
-    known = tuple(known.split() if isinstance(known, str) else known)
-    for name in known:
-        check_choice("known parameter", name, _READERS)
-    if not given.get(CHECKED):
-        _refuse_unknown(given, known)
-    if "get_ipython" in given and isinstance(given, MutableMapping):
+    names = known.split()
+    for name, value in {} if given.get(CHECKED) else given.items():
+        if not (name in names or name.startswith("_") or name in ("In", "Out")) and isinstance(value, SIMPLE):
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"unknown parameter {name!r}; this notebook takes {', '.join(names)}.{hint}")
+    if "get_ipython" in given:
         given[CHECKED] = True
-    p = Parameters(**{name: _READERS[name](name, given[name]) for name in known if name in given})
+    p = Parameters(**{name: _read(name, given[name]) for name in names if name in given})
     for name, allowed in choices.items():
         for value in getattr(p, name):
             check_choice(name, value, allowed)
@@ -110,12 +110,24 @@ def read_parameters(given: Mapping, known: str | Iterable[str], **choices: Itera
     return dataclasses.replace(p, budget=row.budget, protocol=row.protocol)
 
 
-def _refuse_unknown(given: Mapping, known: tuple[str, ...]) -> None:
-    for name, value in given.items():
-        if not (name in known or name.startswith("_") or name in IPYTHON_NAMES) and isinstance(value, SIMPLE):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown parameter {name!r}; this notebook takes {', '.join(known)}.{hint}")
+def _read(name: str, value):
+    """A parameter's value in its type. A list may be one value or text with commas, also in brackets: `-p seeds "[0, 1]"`."""
+    if name in ("seeds", "datasets", "models", "methods"):
+        if isinstance(value, str):
+            value = [part.strip(" '\"") for part in value.strip(" []()").split(",") if part.strip()]
+        listed = tuple(dict.fromkeys(value if isinstance(value, (list, tuple)) else [] if value is None else [value]))
+        if not listed and name != "seeds":
+            raise ValueError(f"{name} must name at least one, got {value!r}")
+        return tuple(_whole(name, v) for v in listed) if name == "seeds" else listed
+    if name in ("seed", "workers", "results_dir", "data_dir") and value in (None, "", "None"):
+        return None
+    if name in ("seed", "workers"):
+        return _whole(name, value, least=int(name == "workers"))
+    if name == "force":
+        return check_choice(name, str(value).capitalize(), ("True", "False")) == "True"
+    if name == "device" and not re.fullmatch(r"cuda:\d+", str(value)):
+        check_choice(name, value, ("auto", "cpu", "cuda"))
+    return str(value)
 
 
 def _whole(name: str, value, least: int = 0) -> int:
@@ -124,40 +136,3 @@ def _whole(name: str, value, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number, {least} or more; got {value!r}")
     return value
-
-
-def _listed(name: str, value) -> tuple:
-    """A list, one value, or a comma-separated string, also one in brackets: what `-p seeds "[0, 1]"` passes."""
-    if isinstance(value, str):
-        value = [part.strip(" '\"") for part in value.strip(" []()").split(",") if part.strip()]
-    elif not isinstance(value, (list, tuple)):
-        value = [] if value is None else [value]
-    return tuple(dict.fromkeys(value))
-
-
-def _names(name: str, value) -> tuple[str, ...]:
-    if not (listed := _listed(name, value)):
-        raise ValueError(f"{name} must name at least one, got {value!r}")
-    return listed
-
-
-def _device(name: str, value) -> str:
-    if not re.fullmatch(r"cuda:\d+", str(value)):
-        check_choice(name, value, ("auto", "cpu", "cuda"))
-    return value
-
-
-def _optional(read):
-    return lambda name, value: None if value in (None, "", "None") else read(name, value)
-
-
-_READERS = {  # parameter -> function of its name and the value given
-    "seed": _optional(_whole),
-    "seeds": lambda name, value: tuple(_whole(name, v) for v in _listed(name, value)),
-    **dict.fromkeys(("datasets", "models", "methods"), _names),
-    **dict.fromkeys(("budget", "protocol"), lambda name, value: str(value)),
-    "device": _device,
-    **dict.fromkeys(("results_dir", "data_dir"), _optional(lambda name, value: str(value))),
-    "workers": _optional(lambda name, value: _whole(name, value, least=1)),
-    "force": lambda name, value: check_choice(name, str(value).capitalize(), ("True", "False")) == "True",
-}
