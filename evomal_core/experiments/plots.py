@@ -64,7 +64,7 @@ def show(figure: Figure, **how) -> None:
     if ipython is None or ipython.get_ipython() is None:
         return
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=min(110, 1000 / figure.get_figwidth()))
+    figure.savefig(full, format="png", dpi=min(110, max(72, 800 / figure.get_figwidth())))
     PIL.Image.open(full).convert("RGB").quantize(48).save(small, format="png", optimize=True)
     ipython.display.display(ipython.display.Image(small.getvalue(), format="png"), **how)
 
