@@ -247,7 +247,8 @@ def paired(differences: Iterable[float]) -> dict:
     if not reason:
         p = scipy.stats.wilcoxon(d).pvalue
     finding = "smaller" if high < 0 else "larger" if low > 0 else "open"
-    numbers = {"difference": d.mean(), "low": low, "high": high, "lower": int((d < 0).sum()), "p": p}
+    mean = d.mean() if len(d) else float("nan")
+    numbers = {"difference": mean, "low": low, "high": high, "lower": int((d < 0).sum()), "p": p}
     return {"n": len(d), **numbers, "reason": reason, "finding": finding}
 
 

@@ -1,0 +1,56 @@
+"""The core stays small, and imports run downward."""
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "evomal_core"
+FILES = sorted(PACKAGE.rglob("*.py"))
+METHOD = ("losses", "training", "search")  # what compiles, tunes and finds losses
+# A room, and the rooms that it may not know.
+ABOVE = {
+    "losses": {"training", "search", "experiments", "tasks", "models"},
+    "training": {"search", "experiments"},
+    "search": {"experiments"},
+    "tasks": {"losses", "training", "search", "experiments", "models"},
+    "models": {"losses", "training", "search", "experiments"},
+}
+NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+
+
+def code_lines(path: Path) -> int:
+    """Lines that hold code: no blank lines, comments or docstrings."""
+    source = path.read_text(encoding="utf-8")
+    documentation: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
+            documentation |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    lines = {n for t in tokens if t.type not in NO_CODE for n in range(t.start[0], t.end[0] + 1)}
+    return len(lines - documentation)
+
+
+def test_the_method_is_below_two_thousand_lines_of_code():
+    counts = {path: code_lines(path) for room in METHOD for path in (PACKAGE / room).glob("*.py")}
+    assert len(counts) > 15
+    assert sum(counts.values()) < 2_000
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_is_long(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("room", ABOVE)
+def test_imports_run_downward(room):
+    known = set()
+    for path in (PACKAGE / room).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.level == 2 or (node.module or "").startswith("evomal_core")):
+                parts = (node.module or "").removeprefix("evomal_core").strip(".").split(".")
+                known |= {parts[0]} if parts[0] else {alias.name for alias in node.names}
+    assert known, "the imports were found"
+    assert not known & ABOVE[room]
