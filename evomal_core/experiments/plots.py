@@ -16,7 +16,7 @@ import PIL.Image
 import seaborn
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ..losses import expression
 from ..search.evaluate import OUTCOMES, PHASES
@@ -65,7 +65,8 @@ def show(figure: Figure, **how) -> None:
         return
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=min(110, max(72, 800 / figure.get_figwidth())))
-    PIL.Image.open(full).convert("RGB").quantize(48).save(small, format="png", optimize=True)
+    few = PIL.Image.open(full).convert("RGB").quantize(48, PIL.Image.Quantize.FASTOCTREE)  # keeps rare colours apart
+    few.save(small, format="png", optimize=True)
     ipython.display.display(ipython.display.Image(small.getvalue(), format="png"), **how)
 
 
@@ -75,7 +76,8 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
 
     One column a data set and model, one colour a method; of `Records` the reference is drawn solid, own runs dashed; a plain
     list is drawn solid. A run without any finite fitness is left out, and a mean begins where all of its runs have one;
-    the legend gives their number n. The axis ends at three times the largest last value.
+    the legend gives their number n. The axis ends at three times the largest last value, and is logarithmic where values
+    differ more than fivefold.
 
     Args:
         against: a row for each of "generation" and "seconds", of search; a run that has ended keeps its last value.
@@ -88,20 +90,19 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
         raise ValueError("fitness_curve: the runs must be of one budget and protocol; select them first")
     panels: dict[str, dict] = {}  # title -> method -> histories
     for run, suffix in [(run, "") for run in records.reference] + [(run, " (own)") for run in records.own]:
-        history = run.history.reindex(columns=["generation", "best_so_far", *(f"seconds_{p}" for p in PHASES)])
-        history = history.astype(float).assign(
-            generation=history["generation"].astype(float) + 1
-        )  # people count from 1
+        columns = ["generation", "best_so_far", *(f"seconds_{phase}" for phase in PHASES)]
+        history = run.history.reindex(columns=columns).astype(float)
+        history["generation"] += 1  # people count from 1
         history["seconds"] = history.filter(like="seconds_").sum(axis=1).cumsum()
         if len(history := history.dropna(subset="best_so_far")):
             curves = panels.setdefault(f"{run.cell.dataset}, {run.cell.model}", {})
             curves.setdefault(run.cell.method + suffix, []).append(history)
     places = [(x, title) for x in against for title in panels]
-    figure, axes = grid(len(places), len(panels), (3.7, 3.2))
+    figure, axes = grid(len(places), len(panels), (3.4, 2.8))
     for axis, (x, title) in zip(axes, places, strict=False):
         for name in sorted(panels[title], key=lambda name: (METHOD_ORDER.index(name.split()[0]), name)):
             how = {"color": COLOURS[name.split()[0]], "ls": "--" if "own" in name else "-"}
-            how["drawstyle"] = "steps-post" if x == "seconds" else "default"
+            how |= {"drawstyle": "steps-post"} if x == "seconds" else {}
             each = [history.groupby(x)["best_so_far"].last() for history in panels[title][name]]
             table = pandas.concat(each, axis=1).sort_index().ffill()
             mean = table.dropna().mean(axis=1)
@@ -113,7 +114,11 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if x == places[-1][0]:
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize="small")
-        cut(axis, max(history["best_so_far"].iloc[-1] for curve in panels[title].values() for history in curve))
+        values = pandas.concat([run["best_so_far"] for runs in panels[title].values() for run in runs], axis=1)
+        if values.max(axis=None) > 5 * values.min(axis=None) > 0:
+            axis.set_yscale("log", subs=[])
+            axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+        cut(axis, values.min().max())
     axes[0].set_ylabel("best fitness so far (validation)" if places else "no record")
     return figure
 
@@ -168,11 +173,10 @@ def draw_network(loss, digits: int = 4) -> Figure:
             x[child] = x[node] - 1
     for node in reversed(range(len(names))):
         y[node] = sum(y[c] for c in children[node]) / len(children[node]) if children[node] else -leaves.index(node)
-    width, height = 1.15 * (2 - min(x)), 0.5 * len(leaves)  # inches
+    width, height = 1.15 * (2 - min(x)), max(1.0, 0.5 * len(leaves) + 0.3)  # inches
     scale = min(1.0, 14 / width, 12 / height)  # a large tree is drawn smaller
     font = 10 * max(scale, 0.45)
-    figure = Figure(figsize=(width * scale, max(1.0, height + 0.3) * scale), layout="constrained")
-    axis = figure.subplots()
+    axis = (figure := Figure(figsize=(width * scale, height * scale), layout="constrained")).subplots()
     colours = {"y": (*PALETTE[1], 0.45), "f": (*PALETTE[0], 0.45), "1": "0.85", "-1": "0.85"}
     label = {"ha": "center", "va": "center"}
     shapes = []
@@ -200,4 +204,4 @@ def draw_network(loss, digits: int = 4) -> Figure:
 def cut(axis, last: float) -> None:
     """End the axis at three times the last value: early candidates can be worse by orders of magnitude."""
     if axis.get_ylim()[1] > 3 * last > 0:
-        axis.set_ylim(min(0, axis.dataLim.y0), 3 * last)
+        axis.set_ylim(None if axis.get_yscale() == "log" else min(0, axis.dataLim.y0), 3 * last)
