@@ -116,13 +116,18 @@ class Peak:
 
     def __exit__(self, *_):
         self.running = False
+        self.look()
 
     def growth(self) -> int:
         return (torch.cuda.max_memory_allocated() if self.cuda else self.largest) - self.before
 
+    def look(self) -> None:
+        if not self.cuda:
+            self.largest = max(self.largest, self._resident())
+
     def _watch(self):
         while self.running:
-            self.largest = max(self.largest, self._resident())
+            self.look()
             time.sleep(2e-4)
 
     @staticmethod
