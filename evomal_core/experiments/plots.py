@@ -76,8 +76,8 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
 
     One column a data set and model, one colour a method; of `Records` the reference is drawn solid, own runs dashed; a plain
     list is drawn solid. A run without any finite fitness is left out, and a mean begins where all of its runs have one;
-    the legend gives their number n. The axis ends at three times the largest last value, and is logarithmic where values
-    differ more than fivefold.
+    the legend gives their number n. The axis ends at twice the largest last value, and is logarithmic where last values differ
+    more than fivefold.
 
     Args:
         against: a row for each of "generation" and "seconds", of search; a run that has ended keeps its last value.
@@ -114,11 +114,11 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if x == places[-1][0]:
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize="small")
-        values = pandas.concat([run["best_so_far"] for runs in panels[title].values() for run in runs], axis=1)
-        if values.max(axis=None) > 5 * values.min(axis=None) > 0:
+        last = [run["best_so_far"].iloc[-1] for runs in panels[title].values() for run in runs]
+        if max(last) > 5 * min(last) > 0:
             axis.set_yscale("log", subs=[])
             axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
-        cut(axis, values.min().max())
+        cut(axis, max(last))
     axes[0].set_ylabel("best fitness so far (validation)" if places else "no record")
     return figure
 
@@ -135,7 +135,7 @@ def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
         tops = shares.cumsum(axis=1)
         for outcome, colour in zip(shares, PALETTE, strict=False):
             height = shares[outcome]
-            drawn[outcome] = axis.bar(shares.index, height, 0.9, tops[outcome] - height, color=colour, lw=0)
+            drawn[outcome] = axis.bar(shares.index, height, 0.9 if len(shares) < 20 else 1, tops[outcome] - height, color=colour, lw=0)
         axis.set(title=title, xlabel="generation", ylim=(0, 1))
         axis.grid(False, axis="x")
         axis.yaxis.set_major_formatter("{x:.0%}")
@@ -202,6 +202,7 @@ def draw_network(loss, digits: int = 4) -> Figure:
 
 
 def cut(axis, last: float) -> None:
-    """End the axis at three times the last value: early candidates can be worse by orders of magnitude."""
-    if axis.get_ylim()[1] > 3 * last > 0:
-        axis.set_ylim(None if axis.get_yscale() == "log" else min(0, axis.dataLim.y0), 3 * last)
+    """End the axis at twice the last value: early candidates can be worse by orders of magnitude."""
+    low, high = axis.dataLim.y0, 2 * last
+    if axis.get_ylim()[1] > high > 0:
+        axis.set_ylim(None if axis.get_yscale() == "log" else low - 0.05 * (high - low), high)
