@@ -76,8 +76,8 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
 
     One column a data set and model, one colour a method; of `Records` the reference is drawn solid, own runs dashed; a plain
     list is drawn solid. A run without any finite fitness is left out, and a mean begins where all of its runs have one;
-    the legend gives their number n. The axis ends at twice the largest last value, and is logarithmic where last values differ
-    more than fivefold.
+    the legend gives their number n. The axis ends at twice the largest last value, and is logarithmic where last values
+    differ more than fivefold.
 
     Args:
         against: a row for each of "generation" and "seconds", of search; a run that has ended keeps its last value.
@@ -135,7 +135,8 @@ def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
         tops = shares.cumsum(axis=1)
         for outcome, colour in zip(shares, PALETTE, strict=False):
             height = shares[outcome]
-            drawn[outcome] = axis.bar(shares.index, height, 0.9 if len(shares) < 20 else 1, tops[outcome] - height, color=colour, lw=0)
+            width = 0.9 if len(shares) < 20 else 1
+            drawn[outcome] = axis.bar(shares.index, height, width, tops[outcome] - height, color=colour, lw=0)
         axis.set(title=title, xlabel="generation", ylim=(0, 1))
         axis.grid(False, axis="x")
         axis.yaxis.set_major_formatter("{x:.0%}")
