@@ -52,7 +52,7 @@ def test_fitness_curve_tells_own_runs_from_the_reference_and_cuts_what_is_far_ab
     (axis,) = ec.plots.fitness_curve(collect(folders)).axes
     assert {text.get_text() for text in axis.get_legend().texts} == {"gp-lfl, n = 1", "gp-lfl (own), n = 1"}
     assert {line.get_linestyle() for line in axis.lines} == {"-", "--"}
-    assert axis.get_ylim()[1] == pytest.approx(2.7)
+    assert axis.get_ylim()[1] == pytest.approx(1.8)
 
 
 def test_fitness_curve_refuses_to_pool_and_draws_nothing_from_nothing(folders):  # noqa: F811
