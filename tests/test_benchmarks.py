@@ -16,12 +16,13 @@ from evomal_core.models.mlp import mlp
 from evomal_core.search import filters
 from evomal_core.training import base, batches, unroll
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # benchmarks is no part of the installed package
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the installed package
 
 from benchmarks import common, everything, floor, generation, meta_gradient, scaling
 from benchmarks.naive import Naive
 from benchmarks.trees import TREES
+
+ROOT = Path(__file__).parents[1]
 
 
 def small(classification: bool) -> common.Setup:
