@@ -3,24 +3,26 @@
 The plain form of everything here is autograd through `nn.Sequential`; tests hold the two together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 FEW = 32  # outputs
-# activation -> (function, derivative from its output)
+# activation -> (function, derivative from its output); both may write into their argument
 ACTIVATIONS = {
-    nn.ReLU: (torch.relu, lambda a: (a > 0).to(a.dtype)),
-    nn.Tanh: (torch.tanh, lambda a: 1 - a * a),
-    nn.Sigmoid: (torch.sigmoid, lambda a: a * (1 - a)),
+    nn.ReLU: (torch.relu_, lambda a: (a > 0).to(a.dtype)),
+    nn.Tanh: (torch.tanh_, lambda a: 1 - a * a),
+    nn.Sigmoid: (torch.sigmoid_, lambda a: a * (1 - a)),
 }
 
 
-def linear(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
-    """What the layer gives for x (B, n). A layer of few outputs is W x^T, which takes half the time of x W^T."""
-    if layer.bias is None or layer.out_features > FEW:
-        return nn.functional.linear(x, layer.weight, layer.bias)
+def linear(x: torch.Tensor, layer: nn.Linear, out: torch.Tensor) -> torch.Tensor:
+    """What the layer gives for x (B, n), as a rule in `out`. A layer of few outputs is W x^T, in half the time of x W^T."""
+    if layer.bias is None:
+        return torch.mm(x, layer.weight.T, out=out)
+    if layer.out_features > FEW:
+        return torch.addmm(layer.bias, x, layer.weight.T, out=out)
     return torch.addmm(layer.bias[:, None], layer.weight, x.T).T.contiguous()
 
 
@@ -30,6 +32,7 @@ class Chain:
 
     layers: tuple[nn.Linear, ...]
     activations: tuple[type | None, ...]  # L - 1: behind each layer but the last
+    kept: dict = field(default_factory=dict, repr=False, compare=False)  # (what, layer) -> tensor written at every call
 
     @classmethod
     def of(cls, model: nn.Module) -> "Chain | None":
@@ -58,45 +61,48 @@ class Chain:
             return None
         return cls(tuple(layers), tuple(activations))
 
+    def keep(self, what: str, l: int, rows: int, n: int) -> torch.Tensor:
+        """A tensor (rows, n) that stays from call to call: fresh memory costs more than what is written into it."""
+        tensor = self.kept.get((what, l))
+        if tensor is None or len(tensor) != rows:
+            tensor = self.kept[what, l] = self.layers[l].weight.new_empty(rows, n)
+        return tensor
+
     def activate(self, l: int, z: torch.Tensor) -> torch.Tensor:
-        """Activation behind layer l (from 0)."""
+        """Activation behind layer l (from 0), in the memory of `z`."""
         return z if self.activations[l] is None else ACTIVATIONS[self.activations[l]][0](z)
 
     def gate(self, l: int, signal: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        """`signal` times the derivative of the activation behind layer l, whose output is `a`."""
+        """`signal` times the derivative of the activation behind layer l, whose output is `a`, in the memory of `signal`."""
         if self.activations[l] is None:
             return signal
         if self.activations[l] is nn.ReLU:
-            return torch.ops.aten.threshold_backward(signal, a, 0)
-        return signal * ACTIVATIONS[self.activations[l]][1](a)
+            return torch.ops.aten.threshold_backward.grad_input(signal, a, 0, grad_input=signal)
+        return signal.mul_(ACTIVATIONS[self.activations[l]][1](a))
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """(inputs a_0 … a_{L-1} of the layers, outputs (B, C))."""
+        """(inputs a_0 … a_{L-1} of the layers, outputs (B, C)); the next call overwrites them."""
         inputs = [x.flatten(1)]
         for l, layer in enumerate(self.layers):
-            z = linear(inputs[-1], layer)
+            z = linear(inputs[-1], layer, self.keep("output", l, len(x), layer.out_features))
             if l < len(self.activations):
                 inputs.append(self.activate(l, z))
         return inputs, z
 
     @torch.no_grad()
-    def signals(self, v: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Back-propagated signals dL/dz_l, (B, n_l) each, from the gradient `v` (B, C) on the outputs."""
-        result = [v]
-        for l in range(len(self.layers) - 1, 0, -1):
-            weight = self.layers[l].weight  # of one output: a scaling instead of a product
-            back = result[-1] * weight if len(weight) == 1 else result[-1] @ weight
-            result.append(self.gate(l - 1, back, inputs[l]))
-        return result[::-1]
-
-    @torch.no_grad()
     def backward(self, v: torch.Tensor, inputs: list[torch.Tensor]) -> None:
-        """Write the gradients of the weights into `.grad`, as `z.backward(v)` would on cleared ones."""
-        for layer, signal, a in zip(self.layers, self.signals(v, inputs), inputs, strict=True):
+        """Write the gradients of the weights into `.grad`, as `z.backward(v)` would on cleared ones; `v` is (B, C)."""
+        signal = v  # dL/dz_l, (B, n_l)
+        for l, layer in reversed(list(enumerate(self.layers))):
             if layer.weight.grad is None:
                 for p in layer.parameters():
                     p.grad = torch.empty_like(p)
-            torch.mm(signal.T, a, out=layer.weight.grad)
+            torch.mm(signal.T, inputs[l], out=layer.weight.grad)
             if layer.bias is not None:
                 torch.sum(signal, 0, out=layer.bias.grad)
+            if l:
+                # Of one output: a scaling instead of a product.
+                product = torch.mul if layer.out_features == 1 else torch.mm
+                back = product(signal, layer.weight, out=self.keep("signal", l, len(signal), layer.in_features))
+                signal = self.gate(l - 1, back, inputs[l])

@@ -44,21 +44,21 @@ class OutputSignals:
         self.layers.reverse()
         self.outputs = outputs
 
-    def delta(self, l: int, v: torch.Tensor) -> torch.Tensor:
-        """delta_l (B, n_l) for the gradient `v` (B, C) on the outputs."""
-        if l == len(self.layers) - 1:
-            return v
+    def forward(self, l: int, gram: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """K delta_l as two factors, (B', B) and (B, n_l), from the gradient `v` (B, C) on the outputs. With one output
+        delta_l = v D_l, and K is scaled instead."""
         if self.outputs == 1:
-            return self.layers[l][0] * v
-        return torch.einsum("bc,cbn->bn", v, self.layers[l])
+            return gram * v.T, self.layers[l][0]
+        return gram, v if l == len(self.layers) - 1 else torch.einsum("bc,cbn->bn", v, self.layers[l])
 
-    def contract(self, l: int, r: torch.Tensor) -> torch.Tensor:
-        """sum_n D_l[b,c,n] r[b,n], (B, C)."""
-        if l == len(self.layers) - 1:
-            return r
+    def back(self, l: int, gram: torch.Tensor, v: torch.Tensor, delta: torch.Tensor, epsilon: torch.Tensor):
+        """(sum_n D_l[b,c,n] (K^T eps_l)[b,n], (B, C); eps_l delta_l^T, (B', B)); `delta` is the second factor of
+        `forward`. With one output the product eps_l D_l^T serves both."""
         if self.outputs == 1:
-            return (self.layers[l][0] * r).sum(-1, keepdim=True)
-        return torch.einsum("cbn,bn->bc", self.layers[l], r)
+            product = epsilon @ delta.T
+            return (gram * product).sum(0)[:, None], product * v.T
+        r = gram.T @ epsilon
+        return r if l == len(self.layers) - 1 else torch.einsum("cbn,bn->bc", self.layers[l], r), epsilon @ delta.T
 
 
 @torch.no_grad()
@@ -89,20 +89,21 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
         for k in range(len(losses)):
             delta, gram, a_new = [], [first_gram], [first_input]
             for l in range(len(weights)):
-                delta.append(D.delta(l, v[k]))
+                product, scale = first_product, 1.0
                 if l:
                     gram.append(_gram(a_new[l], a[l], biases[l]))
-                    product = torch.nn.functional.linear(a_new[l], weights[l], biases[l])
-                    z_new = torch.addmm(product, gram[l], delta[l], beta=s, alpha=-alpha)
-                else:
-                    z_new = torch.addmm(first_product, first_gram, delta[0], alpha=-alpha)
+                    product, scale = torch.nn.functional.linear(a_new[l], weights[l], biases[l]), s
+                left, right = D.forward(l, gram[l], v[k])
+                delta.append(right)
+                z_new = torch.addmm(product, left, right, beta=scale, alpha=-alpha)
                 if l < len(chain.activations):
                     a_new.append(chain.activate(l, z_new))
             epsilon = gradient(task_loss, Elements(z_new, y_new, elements.classification))
             for l in range(len(weights) - 1, -1, -1):
-                u[k] += D.contract(l, gram[l].T @ epsilon)
+                seen, met = D.back(l, gram[l], v[k], delta[l], epsilon)
+                u[k] += seen
                 if l:
-                    back = torch.addmm(epsilon @ weights[l], epsilon @ delta[l].T, a[l], beta=s, alpha=-alpha)
+                    back = torch.addmm(epsilon @ weights[l], met, a[l], beta=s, alpha=-alpha)
                     epsilon = chain.gate(l - 1, back, a_new[l])
     return mixed_derivatives(losses, elements, -alpha * u, tapes)
 
