@@ -9,19 +9,19 @@ from torch.nn import functional
 
 from evomal_core import CrossEntropy, MetaLoss, SquaredError
 from evomal_core.losses import expression
-from evomal_core.losses.elementwise import Elements, cotangents, mixed_derivatives
+from evomal_core.losses.elementwise import Derivatives, Elements
 
 KINDS = ("regression", "classification")
 
 
 def cotangent(loss, elements):
     """(L, dL/dz) of one loss."""
-    (value,), (v,) = cotangents([loss], elements)
-    return value, v
+    found = Derivatives([loss], elements)
+    return found.values()[0], found.v[0]
 
 
 def mixed_derivative(loss, elements, u):
-    return mixed_derivatives([loss], elements, u[None])[0]
+    return Derivatives([loss], elements, order=2).mixed(u[None])[0]
 
 
 def batch(kind: str, seed: int, dtype=torch.float64):
@@ -57,7 +57,7 @@ def test_random_trees_in_float64(kind, protection, non_negative):
         z, target = batch(kind, k)
         u = torch.randn(z.shape, generator=torch.Generator().manual_seed(k), dtype=z.dtype)
         value, v, mixed = reference(loss, z, target, u)
-        elements = Elements(z, target, options["classification"])
+        elements = Elements(z, target)
         got_value, got_v = cotangent(loss, elements)
         (got_mixed,) = mixed_derivative(loss, elements, u)
         torch.testing.assert_close(got_value, value, rtol=1e-10, atol=1e-12, msg=str(loss))
@@ -75,7 +75,7 @@ def test_random_trees_in_float32(kind):
         z, target = batch(kind, k, torch.float32)
         u = torch.randn(z.shape, generator=torch.Generator().manual_seed(k))
         _, v, mixed = reference(loss, z, target, u)
-        elements = Elements(z, target, loss.classification)
+        elements = Elements(z, target)
         got_v = cotangent(loss, elements)[1]
         (got_mixed,) = mixed_derivative(loss, elements, u)
         assert got_v.dtype == got_mixed.dtype == torch.float32
@@ -95,7 +95,7 @@ def test_larger_trees(kind):
         _, v, mixed = reference(loss, z, target, u)
         if not (v.isfinite().all() and mixed.isfinite().all()):
             continue
-        elements = Elements(z, target, loss.classification)
+        elements = Elements(z, target)
         scale = max(float(mixed.abs().max()), float(v.abs().max()))
         torch.testing.assert_close(cotangent(loss, elements)[1], v, rtol=1e-7, atol=1e-9 * scale)
         torch.testing.assert_close(mixed_derivative(loss, elements, u)[0], mixed, rtol=1e-7, atol=1e-9 * scale)
@@ -110,10 +110,10 @@ def test_by_hand():
     f, y = data(3)
     u = torch.ones_like(f)
     r = b * y - c * f
-    torch.testing.assert_close(cotangent(loss, Elements(f, y, False))[1], -2 * a * a * c * r / 6)
+    torch.testing.assert_close(cotangent(loss, Elements(f, y))[1], -2 * a * a * c * r / 6)
     # d/da, d/db, d/dc of sum_b −2 a² c (b y − c f) / 6
     want = torch.stack([(-4 * a * c * r).mean(), (-2 * a * a * c * y).mean(), (-2 * a * a * (r - c * f)).mean()])
-    torch.testing.assert_close(mixed_derivative(loss, Elements(f, y, False), u)[0], want)
+    torch.testing.assert_close(mixed_derivative(loss, Elements(f, y), u)[0], want)
 
 
 @pytest.mark.parametrize("protection", PROTECTIONS)
@@ -131,13 +131,13 @@ def test_kinks_have_the_conventional_gradients(protection):
         ("max(f, add(y, -1))", 1.0),
     ]:
         loss = MetaLoss(text, protection=protection).double()
-        assert cotangent(loss, Elements(zero, zero, False))[1].item() == want, text
+        assert cotangent(loss, Elements(zero, zero))[1].item() == want, text
 
 
 def test_a_loss_without_gradient_in_the_prediction():
     f, y = data(4)
     loss = MetaLoss("add(sign(f), square(y))").double()
-    elements = Elements(f, y, False)
+    elements = Elements(f, y)
     assert torch.equal(cotangent(loss, elements)[1], torch.zeros_like(f))
     assert torch.equal(mixed_derivative(loss, elements, f)[0], torch.zeros(4, dtype=torch.float64))
 
@@ -147,7 +147,7 @@ def test_nothing_is_written_into_the_batch_or_the_loss():
         f, y = data(5)
         kept = f.clone(), y.clone(), loss.weights.detach().clone()
         u = torch.ones_like(f)
-        mixed_derivative(loss, Elements(f, y, False), u)
+        mixed_derivative(loss, Elements(f, y), u)
         for now, before in zip((f, y, loss.weights), kept, strict=True):
             assert torch.equal(now, before)
         assert torch.equal(u, torch.ones_like(f))
@@ -157,7 +157,7 @@ def test_nothing_is_written_into_the_batch_or_the_loss():
 def test_overflow_is_not_hidden():
     loss = MetaLoss("square(square(square(square(sub(y, f)))))")
     f, y = torch.full((2, 1), 1e10), torch.zeros(2, 1)
-    value, v = cotangent(loss, Elements(f, y, False))
+    value, v = cotangent(loss, Elements(f, y))
     assert not value.isfinite()
     assert not v.isfinite().all()
 
@@ -180,7 +180,7 @@ class Scaled(nn.Module):
 def test_any_module_goes_by_autograd():
     z, y = data(6)
     u = torch.randn(z.shape, generator=torch.Generator().manual_seed(0), dtype=z.dtype)
-    loss, elements = Scaled(0.7), Elements(z, y, False)
+    loss, elements = Scaled(0.7), Elements(z, y)
     value, v = cotangent(loss, elements)
     assert not value.requires_grad
     assert value.item() == pytest.approx(0.7 * float(((z - y) ** 2).mean()) + 3, rel=1e-12)
@@ -197,7 +197,7 @@ def test_a_module_whose_gradient_does_not_depend_on_its_parameters():
             return (prediction * target).mean() + self.a
 
     z, y = data(6)
-    got = mixed_derivative(Linear(2.0), Elements(z, y, False), z)
+    got = mixed_derivative(Linear(2.0), Elements(z, y), z)
     assert [float(g.abs().sum()) for g in got] == [0.0, 0.0]
 
 
@@ -206,7 +206,7 @@ def test_closed_form_of_squared_error(loss_type):
     z, y = data(7, 9)
     leaf = z.clone().requires_grad_()
     want = ((leaf - y) ** 2).sum() / 9
-    value, v = cotangent(loss_type(), Elements(z, y, False))
+    value, v = cotangent(loss_type(), Elements(z, y))
     torch.testing.assert_close(value, want.detach(), rtol=1e-13, atol=0)
     torch.testing.assert_close(v, torch.autograd.grad(want, leaf)[0], rtol=1e-13, atol=0)
 
@@ -216,7 +216,7 @@ def test_closed_form_of_cross_entropy(loss_type):
     z, labels = class_data(7, 9)
     leaf = z.clone().requires_grad_()
     want = -torch.log_softmax(leaf, 1)[torch.arange(9), labels].mean()
-    value, v = cotangent(loss_type(), Elements(z, labels, True))
+    value, v = cotangent(loss_type(), Elements(z, labels))
     torch.testing.assert_close(value, want.detach(), rtol=1e-13, atol=0)
     torch.testing.assert_close(v, torch.autograd.grad(want, leaf)[0], rtol=1e-12, atol=1e-16)
 
@@ -236,11 +236,11 @@ def test_options_are_not_taken_for_the_closed_form(loss):
     z, labels = class_data(8, 9)
     leaf = z.clone().requires_grad_()
     want = loss(leaf, labels)
-    value, v = cotangent(loss, Elements(z, labels, True))
+    value, v = cotangent(loss, Elements(z, labels))
     torch.testing.assert_close(value, want.detach())
     torch.testing.assert_close(v, torch.autograd.grad(want, leaf)[0])
 
 
 def test_sum_of_squares_is_not_taken_for_the_mean():
     z, y = data(8)
-    torch.testing.assert_close(cotangent(nn.MSELoss(reduction="sum"), Elements(z, y, False))[1], 2 * (z - y))
+    torch.testing.assert_close(cotangent(nn.MSELoss(reduction="sum"), Elements(z, y))[1], 2 * (z - y))

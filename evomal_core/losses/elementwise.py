@@ -1,9 +1,9 @@
 """How a loss meets a batch: the calling convention of every learned loss, and the two derivatives that training needs.
 
 `Elements` is what a loss sees of a batch (classification applies M to softmax outputs and one-hot labels, sums over
-the classes and averages over the batch; regression averages). Base training needs `cotangents`, loss optimisation
-`gradients` and `mixed_derivatives`; all take several losses at once and work for any `nn.Module` called as
-`loss(prediction, target)`, by autograd, and go through the tape for `MetaLoss`.
+the classes and averages over the batch; regression averages). `Derivatives` of several losses on it serve base training and
+loss optimisation; they work for any `nn.Module` called as `loss(prediction, target)`, by autograd, and go through the tape
+for `MetaLoss`.
 """
 
 import math
@@ -30,10 +30,12 @@ class Elements:
     side by side in memory takes 20 times as long.
     """
 
-    def __init__(self, prediction: torch.Tensor, target: torch.Tensor, classification: bool):
-        self.prediction, self.target, self.classification = prediction.detach(), target, classification
+    def __init__(self, prediction: torch.Tensor, target: torch.Tensor):
+        self.prediction, self.target = prediction.detach(), target
+        self.classification = not target.is_floating_point()
+        self.several = prediction.ndim > 2
         self.xp, self.array = tape.namespace(prediction)
-        self.instances = len(target) if classification else target.numel()
+        self.instances = len(target) if self.classification else target.numel()
 
     @cached_property
     def _f(self) -> torch.Tensor:
@@ -51,13 +53,14 @@ class Elements:
         unit = torch.eye(self.prediction.shape[-1], dtype=self.prediction.dtype, device=self.prediction.device)
         return self.array(unit.index_select(1, self.target.long()))
 
-    @property
-    def several(self) -> bool:
-        return self.prediction.ndim > 2
+    @cached_property
+    def ones(self):
+        """(C B,), with which a product is a sum."""
+        return self.xp.ones_like(self.y).reshape(-1)
 
     def of(self, k: int) -> "Elements":
         """What the k-th loss sees."""
-        return Elements(self.prediction[k], self.target, self.classification) if self.several else self
+        return Elements(self.prediction[k], self.target) if self.several else self
 
     def pull(self, m) -> torch.Tensor:
         """S m / B: the gradient on the raw outputs from m = dM/df, with S the softmax Jacobian; both (…, C, B).
@@ -193,8 +196,17 @@ def _closed_form(loss: nn.Module):
     return None
 
 
-def cotangent(loss: nn.Module, elements: Elements) -> tuple[torch.Tensor, torch.Tensor]:
-    """(value (), dL/dz (B, C)) of a loss without tape: the loss of a batch and its gradient on the raw outputs."""
+def gradient(loss: nn.Module, elements: Elements) -> torch.Tensor:
+    """dL/dz of one loss, of the prediction's shape; on several predictions each is taken alone."""
+    if closed := _closed_form(loss):
+        return closed(loss, elements)
+    if elements.several:
+        return torch.stack([gradient(loss, elements.of(k)) for k in range(len(elements.prediction))])
+    return Derivatives([loss], elements).v[0]
+
+
+def _without_tape(loss: nn.Module, elements: Elements) -> tuple[torch.Tensor, torch.Tensor]:
+    """(value (), dL/dz (B, C)) of one loss, in closed form or by autograd."""
     if closed := _closed_form(loss):
         with torch.no_grad():
             return loss(elements.prediction, elements.target), closed(loss, elements)
@@ -204,77 +216,60 @@ def cotangent(loss: nn.Module, elements: Elements) -> tuple[torch.Tensor, torch.
         return value.detach(), torch.autograd.grad(value, z)[0]
 
 
-def gradient(loss: nn.Module, elements: Elements) -> torch.Tensor:
-    """dL/dz of one loss, of the prediction's shape; on several predictions each is taken alone."""
-    if closed := _closed_form(loss):
-        return closed(loss, elements)
-    if elements.several:
-        return torch.stack([gradient(loss, elements.of(k)) for k in range(len(elements.prediction))])
-    return gradients([loss], elements)[0][0] if taped(loss) else cotangent(loss, elements)[1]
+class Derivatives:
+    """What training needs of K losses on one batch. What is not elementwise, the softmax's Jacobian, is done for all at once.
 
+    Args:
+        order: 2 if `mixed` is to follow.
 
-def _by_tape(losses: Sequence[nn.Module], e: Elements, order: int) -> tuple[torch.Tensor, list[tape.Tape | None]]:
-    """(dL_k/dz (K, B, C), tapes); of a loss without tape (None) the part of it is not filled."""
-    instances, outputs = e.prediction.shape[-2:]
-    v = e.prediction.new_empty((len(losses), outputs, instances))
-    m = e.array(v)
-    tapes: list = [None] * len(losses)
-    with np.errstate(all="ignore"):  # a non-finite loss is counted by who trains under it
-        for k, loss in enumerate(losses):
-            if taped(loss):
-                tapes[k] = loss.tape(e, order, k if e.several else None)
-                m[k] = tapes[k].derivative
-    return (e.pull(v) if any(tapes) else v).mT, tapes
-
-
-def gradients(losses: Sequence[nn.Module], elements: Elements, order: int = 1) -> tuple[torch.Tensor, list]:
-    """(dL_k/dz (K, B, C), tapes) of K losses on one batch (eq. 5 without the base model).
-
-    What is not elementwise, the softmax's Jacobian, is done for all losses at once. A loss without tape has None;
-    `order=2` for tapes that `mixed_derivatives` is to use.
+    Attributes:
+        v: dL_k/dz, (K, B, C) (eq. 5 without the base model).
     """
-    v, tapes = _by_tape(losses, elements, order)
-    for k, t in enumerate(tapes):
-        if t is None:
-            v[k] = gradient(losses[k], elements.of(k))
-    return v, tapes
 
+    def __init__(self, losses: Sequence[nn.Module], elements: Elements, order: int = 1):
+        self.losses, self.elements = losses, elements
+        instances, outputs = elements.prediction.shape[-2:]
+        v = elements.prediction.new_empty((len(losses), outputs, instances))
+        m = elements.array(v).reshape(len(losses), -1)
+        with np.errstate(all="ignore"):  # a non-finite loss is counted by who trains under it
+            self.tapes = [loss.tape(elements, order, k) if taped(loss) else None for k, loss in enumerate(losses)]
+            for k, t in enumerate(self.tapes):
+                if t:
+                    m[k] = t.derivative
+        self.v = (elements.pull(v) if any(self.tapes) else v).mT
+        self._known: dict[int, torch.Tensor] = {}  # values of losses without tape
+        for k, t in enumerate(self.tapes):
+            if not t:
+                self._known[k], self.v[k] = _without_tape(losses[k], elements.of(k))
 
-def cotangents(losses: Sequence[nn.Module], elements: Elements) -> tuple[torch.Tensor, torch.Tensor]:
-    """(values (K,), dL_k/dz (K, B, C)) of K losses on one batch."""
-    v, tapes = _by_tape(losses, elements, order=1)
-    values = v.new_empty(len(losses))
-    array = elements.array(values)
-    with np.errstate(all="ignore"):
-        for k, t in enumerate(tapes):
-            if t:
-                array[k] = t.value.sum() / elements.instances
-            else:
-                values[k], v[k] = cotangent(losses[k], elements.of(k))
-    return values, v
+    def values(self) -> torch.Tensor:
+        """The losses, (K,)."""
+        values, e = self.v.new_empty(len(self.losses)), self.elements
+        array = e.array(values)
+        with np.errstate(all="ignore"):
+            for k, t in enumerate(self.tapes):
+                if t:
+                    array[k] = t.value.dot(e.ones) / e.instances
+                else:
+                    values[k] = self._known[k]
+        return values
 
-
-def mixed_derivatives(losses: Sequence[nn.Module], elements: Elements, u: torch.Tensor, tapes=None) -> list[tuple]:
-    """d<dL_k/dz, u_k>/dphi_k, one tensor a parameter of each loss; `u` (K, B, C) are directions on the raw outputs (eq. 9).
-
-    `tapes`: of `gradients` on the same elements with `order=2`, where they are there.
-    """
-    tapes = tapes or gradients(losses, elements, order=2)[1]
-    pulled = elements.array(elements.pull(u.mT.contiguous()))
-    with np.errstate(all="ignore"):
-        parts = [g for k, t in enumerate(tapes) if t for g in t.gradient(pulled[k])]
-    if elements.xp is np:
-        parts = torch.from_numpy(np.array(parts, pulled.dtype))
-    elif parts:
-        parts = torch.stack([g if isinstance(g, torch.Tensor) else u.new_full((), g) for g in parts])
-    results, place = [], 0
-    for k, (loss, t) in enumerate(zip(losses, tapes, strict=True)):
-        if t:
-            results.append((parts[place : place + len(loss.weights)].to(loss.weights.dtype),))
-            place += len(loss.weights)
+    def mixed(self, u: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+        """d<dL_k/dz, u_k>/dphi_k, one tensor a parameter of each loss; `u` (K, B, C) are directions on the raw outputs
+        (eq. 9 with the base model taken out)."""
+        pulled = self.elements.array(self.elements.pull(u.mT.contiguous())).reshape(len(u), -1)
+        with np.errstate(all="ignore"):
+            parts = [g for k, t in enumerate(self.tapes) if t for g in t.gradient(pulled[k])]
+        if self.elements.xp is np:
+            flat = torch.from_numpy(np.array(parts, pulled.dtype))
         else:
-            results.append(_mixed_by_autograd(loss, elements.of(k), u[k]))
-    return results
+            parts = [g if isinstance(g, torch.Tensor) else u.new_full((), g) for g in parts]
+            flat = torch.stack(parts) if parts else u.new_empty(0)
+        each = iter(flat.split([len(loss.weights) for loss, t in zip(self.losses, self.tapes, strict=True) if t]))
+        return [
+            (next(each).to(loss.weights.dtype),) if t else _mixed_by_autograd(loss, self.elements.of(k), u[k])
+            for k, (loss, t) in enumerate(zip(self.losses, self.tapes, strict=True))
+        ]
 
 
 def _mixed_by_autograd(loss: nn.Module, elements: Elements, u: torch.Tensor) -> tuple:

@@ -46,9 +46,7 @@ class MetaLoss(ElementwiseLoss):
         super().__init__(torch.ones(n) if weights is None else weights, n, classification, non_negative, reduction)
         self.tree = tree
         self.protection = check_choice("protection", protection, PRIMITIVES)
-        operators = PRIMITIVES[protection]
-        self._children = trees.children(tree)
-        self._operators = [operators[name].jet if name in operators else name for name in names]
+        self._names, self._children = names, trees.children(tree)
         self._key = str(tree), protection, non_negative
 
     @classmethod
@@ -59,21 +57,21 @@ class MetaLoss(ElementwiseLoss):
     def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         weights = self.weights.unbind()
         one = f.new_ones(())
-        terminals = {"y": y, "f": f, "1": one, "-1": -one}
-        values: list = [None] * len(self.tree)
-        for i in range(len(values) - 1, -1, -1):  # children stand behind their parent
-            arguments = [values[c] * weights[c - 1] for c in self._children[i]]
-            operator = self._operators[i]
-            values[i] = operator(torch, *arguments, order=0)[0] if arguments else terminals[operator]
-        value = values[0] if values[0].dtype == f.dtype else values[0].to(f.dtype)
-        return softplus(torch, value, 0)[0] if self.non_negative else value
+        values = [{"y": y, "f": f, "1": one, "-1": -one}.get(name) for name in self._names]
+        for i, arguments in reversed(list(enumerate(self._children))):  # children stand behind their parent
+            if arguments:
+                operator = PRIMITIVES[self.protection][self._names[i]]
+                values[i] = operator.value(torch, *(values[c] * weights[c - 1] for c in arguments))
+        value = values[0].to(f.dtype)
+        return next(softplus(torch, value)) if self.non_negative else value
 
-    def tape(self, elements: Elements, order: int = 2, k: int | None = None) -> tape.Tape:
+    def tape(self, e: Elements, order: int = 2, k: int = 0) -> tape.Tape:
         """The loss's dual evaluation on a batch, on the k-th of several predictions; `order=1` for no more than dM/df."""
-        self.check_kind(elements)
-        f = elements.f if k is None else elements.f[k]
-        weights = elements.array(self.weights.to(elements.prediction.dtype))
-        return tape.Tape(tape.program(*self._key, order, elements.xp), weights, elements.y, f)
+        self.check_kind(e)
+        f = e.f[k] if e.several else e.f
+        weights = e.array(self.weights.to(e.prediction.dtype))
+        listed = tape.program(*self._key, order, e.xp, f.dtype)
+        return tape.Tape(listed, weights, e.y.reshape(-1), f.reshape(-1), e.ones)
 
     @property
     def expression(self) -> str:

@@ -1,13 +1,14 @@
 """Table I (section III-B1): the twelve operators of the search space, each once.
 
-Printing, parsing, evaluation, derivatives and export all read `PRIMITIVES`. An operator's `jet(xp, *x, order)` returns its
-value and, as far as `order` asks, its first and second partial derivatives; `xp` is `numpy` or `torch`, whose functions
-have the same names. `None` stands for a derivative that is zero everywhere, `1` and `-1` for constant ones.
+Printing, parsing, evaluation, derivatives and export all read `PRIMITIVES`. An operator's `jet(xp, *x)` gives its value, its
+first and its second partial derivatives, one after another and no sooner than asked; `xp` is `numpy` or `torch`, whose
+functions have the same names (`torch` for the value alone: its derivatives are autograd's). Plain 0, 1 and -1 stand for
+derivatives that are the same everywhere.
 
 Gradients where there is none: sign, abs, log and sqrt have 0 at 0; ties of min and max split evenly, as in torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import sympy
@@ -22,99 +23,92 @@ class Primitive:
     name: str
     arity: int
     formula: str
-    jet: Callable
+    jet: Callable[..., Iterable]
     sympy: Callable
 
     def value(self, xp, *x):
         """The operator's value; with `xp=torch` it is differentiable by autograd."""
-        return self.jet(xp, *x, order=0)[0]
+        return next(iter(self.jet(xp, *x)))
 
 
-# Binary: (value, d/da, d/db, d2/da2, d2/dadb, d2/db2)
+# Binary: value, d/da, d/db, d2/da2, d2/dadb, d2/db2
 
 
-def _add(xp, a, b, order):
-    return a + b, 1, 1, None, None, None
+def _add(xp, a, b):
+    return a + b, 1, 1, 0, 0, 0
 
 
-def _sub(xp, a, b, order):
-    return a - b, 1, -1, None, None, None
+def _sub(xp, a, b):
+    return a - b, 1, -1, 0, 0, 0
 
 
-def _mul(xp, a, b, order):
-    return a * b, b, a, None, 1, None
+def _mul(xp, a, b):
+    return a * b, b, a, 0, 1, 0
 
 
-def _aq(xp, a, b, order):
+def _aq(xp, a, b):
     h = xp.hypot(xp.ones_like(b), b)  # sqrt(1 + b^2) that does not overflow inside
-    if order == 0:
-        return (a / h,)
+    value = a / h
+    yield value
     r = 1 / h
     s = b * r  # d h / d b, within [-1, 1]
-    value = a * r
-    if order == 1:
-        return value, r, -value * s * r
-    dab = -s * r * r
-    return value, r, -value * s * r, None, dab, value * r * r * (3 * s * s - 1)
+    yield r
+    yield -value * s * r
+    yield 0
+    yield -s * r * r
+    yield value * r * r * (3 * s * s - 1)
 
 
 def _extremum(choose: str):
-    def jet(xp, a, b, order):
-        value = getattr(xp, choose)(a, b)
-        if order == 0:
-            return (value,)
-        first, second = (a, b) if choose == "maximum" else (b, a)
-        share = 0.5 * (_like(xp, first > second, value) + _like(xp, first >= second, value))  # a tie is split
-        return value, share, 1 - share, None, None, None
+    def jet(xp, a, b):
+        yield getattr(xp, choose)(a, b)
+        share = xp.heaviside(a - b if choose == "maximum" else b - a, 0.5)  # a tie is split
+        yield share
+        yield 1 - share
+        yield from (0, 0, 0)
 
     return jet
 
 
-def _like(xp, x, reference):
-    """`x` in the type of `reference` (comparison and `where` make float64 or the default type of plain numbers)."""
-    return x.to(reference.dtype) if hasattr(x, "to") else x.astype(reference.dtype)
+# Unary: value, d, d2
 
 
-# Unary: (value, d, d2)
+def _sign(xp, x):
+    return xp.sign(x), 0, 0
 
 
-def _sign(xp, x, order):
-    return xp.sign(x), None, None
+def _square(xp, x):
+    return x * x, 2 * x, 2
 
 
-def _square(xp, x, order):
-    return (x * x,) if order == 0 else (x * x, 2 * x, 2)
+def _abs(xp, x):
+    yield xp.abs(x)
+    yield xp.sign(x)
+    yield 0
 
 
-def _abs(xp, x, order):
-    return (xp.abs(x),) if order == 0 else (xp.abs(x), xp.sign(x), None)
-
-
-def _tanh(xp, x, order):
+def _tanh(xp, x):
     t = xp.tanh(x)
-    if order == 0:
-        return (t,)
+    yield t
     d = 1 - t * t
-    return t, d, -2 * t * d
+    yield d
+    yield -2 * t * d
 
 
 def _protected(outer: str, clamp: bool):
     """log or sqrt of |x| + eps ("abs", the closed reading of Table I) or of max(|x|, eps) ("clamp", released code)."""
 
-    def jet(xp, x, order):
+    def jet(xp, x):
         size = xp.abs(x)
         inner = xp.clip(size, EPSILON, None) if clamp else size + EPSILON
         value = getattr(xp, outer)(inner)
-        if order == 0:
-            return (value,)
+        yield value
         slope = xp.sign(x)
         if clamp:
-            slope = slope * _like(xp, size >= EPSILON, value)
-        if outer == "log":
-            d = slope / inner
-            return value, d, -d * d
-        d = slope / (2 * value)
-        return value, d, -d * d / value
+            slope = slope * xp.heaviside(size - EPSILON, 1.0)
+        d = slope / inner if outer == "log" else slope / (2 * value)
+        yield d
+        yield -d * d if outer == "log" else -d * d / value
 
     return jet
 
@@ -149,10 +143,9 @@ ARITY = {name: p.arity for name, p in PRIMITIVES["abs"].items()}
 TERMINALS = ("y", "f", "1", "-1")  # label, prediction, constants; equally likely
 
 
-def softplus(xp, x, order):
+def softplus(xp, x):
     """The optional non-negative output, log(1 + exp(x)) (section III-B3), as a jet like the unary operators."""
-    value = xp.logaddexp(x, xp.zeros_like(x))
-    if order == 0:
-        return (value,)
+    yield xp.logaddexp(x, xp.zeros_like(x))
     s = 0.5 * (1 + xp.tanh(0.5 * x))  # the logistic function, without overflow
-    return value, s, s * (1 - s)
+    yield s
+    yield s * (1 - s)

@@ -14,7 +14,7 @@ from torch import nn
 
 from .. import streams
 from ..config import Config
-from ..losses.elementwise import Elements, gradient, gradients
+from ..losses.elementwise import Derivatives, Elements, gradient
 from ..models import initialise
 from ..training.base import Problem, has_random_layers
 from ..training.population import random_layers
@@ -40,10 +40,6 @@ class Probe:
             prediction = model(x)
         return cls(prediction.clone(), y, task.metric)
 
-    @property
-    def classification(self) -> bool:
-        return not self.target.is_floating_point()
-
 
 def improvement(losses: Sequence[nn.Module], probe: Probe, config: Config) -> list[float]:
     """g of the rejection protocol (eq. 10) for each loss: what minimising it directly on the outputs gains in the metric.
@@ -55,11 +51,11 @@ def improvement(losses: Sequence[nn.Module], probe: Probe, config: Config) -> li
     in_memory = probe.prediction.mT.repeat(len(losses), 1, 1)  # (K, C, B), as `Elements` likes it
     outputs = in_memory.mT
     adam = torch.optim.Adam([in_memory], lr=config.base_learning_rate, fused=True)
-    labels = Elements(probe.prediction, probe.target, probe.classification).y
+    labels = Elements(probe.prediction, probe.target).y
     for _ in range(config.rejection_steps):
-        elements = Elements(outputs, probe.target, probe.classification)
+        elements = Elements(outputs, probe.target)
         elements.y = labels  # one-hot once, not once a step
-        in_memory.grad = gradients(losses, elements)[0].mT.contiguous()
+        in_memory.grad = Derivatives(losses, elements).v.mT.contiguous()
         adam.step()
     before = probe.metric(probe.prediction, probe.target)
     gains = []
@@ -74,7 +70,7 @@ def gradient_key(loss: nn.Module, probe: Probe, digits: int) -> str | None:
 
     None if a norm is not finite: such a loss equals no other.
     """
-    elements = Elements(probe.prediction, probe.target, probe.classification)
+    elements = Elements(probe.prediction, probe.target)
     norms = torch.linalg.vector_norm(gradient(loss, elements).flatten(1), dim=1) * elements.instances  # (B,)
     if not norms.isfinite().all():
         return None

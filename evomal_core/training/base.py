@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import streams
 from ..config import Config
-from ..losses.elementwise import Elements, cotangents
+from ..losses.elementwise import Derivatives, Elements
 from ..models import initialise
 from ..models.layers import HalvingPool, Tanh
 from ..models.resnet18 import BasicBlock
@@ -66,11 +66,12 @@ class Session:
         else:
             with population.random_layers(seed, x.device):
                 z = self.model(x.contiguous(memory_format=self.layout) if x.ndim == 4 else x)
-        (value,), (v,) = cotangents([self.loss], Elements(z, y, not y.is_floating_point()))
+        found = Derivatives([self.loss], Elements(z, y))
+        value, v = found.values()[0], found.v[0]
         if self.config.score_non_finite and not math.isfinite(value):
             self.stopped = True  # [R]: stops before this update and is scored with the weights it has
             return
-        self.poison += value * 0
+        self.poison.add_(value, alpha=0)
         if self.chain:
             self.chain.backward(v, inputs)
         else:

@@ -16,7 +16,7 @@ from torch.func import functional_call, jvp, vmap
 
 from .. import streams
 from ..config import Config
-from ..losses.elementwise import Elements, cotangents, gradient, gradients, mixed_derivatives
+from ..losses.elementwise import Derivatives, Elements, gradient
 from .chain import Chain
 
 STACKED_WEIGHTS = 100_000_000  # numbers that the stacked weights of a group may hold, by default
@@ -101,9 +101,9 @@ class StackedSession:
             z = vmap(lambda w, b: functional_call(self.model, (w, b), (x,)), randomness="same")(
                 self.weights, self.buffers
             )
-        values, v = cotangents(self.losses, Elements(z, y, not y.is_floating_point()))
-        self.poison += values * 0
-        results = torch.autograd.grad(z, list(self.weights.values()), v, materialize_grads=True)
+        found = Derivatives(self.losses, Elements(z, y))
+        self.poison.add_(found.values(), alpha=0)
+        results = torch.autograd.grad(z, list(self.weights.values()), found.v, materialize_grads=True)
         for weight, g in zip(self.weights.values(), results, strict=True):
             weight.grad = g.contiguous()  # the fused optimiser reads memory order, not strides
         self.optimiser.step()
@@ -131,11 +131,11 @@ class LinearSession(StackedSession):
         weight, *bias = self.weights.values()  # (K, C, n), (K, C)
         x, rows = x.flatten(1), weight.flatten(0, 1)
         z = torch.addmm(bias[0].view(-1, 1), rows, x.T) if bias else rows @ x.T  # (K C, B)
-        values, v = cotangents(self.losses, Elements(z.view(*weight.shape[:2], -1).mT, y, not y.is_floating_point()))
-        self.poison += values * 0
-        weight.grad = (v.mT.reshape(len(rows), -1) @ x).view_as(weight)
+        found = Derivatives(self.losses, Elements(z.view(*weight.shape[:2], -1).mT, y))
+        self.poison.add_(found.values(), alpha=0)
+        weight.grad = (found.v.mT.reshape(len(rows), -1) @ x).view_as(weight)
         if bias:
-            bias[0].grad = v.sum(1)
+            bias[0].grad = found.v.sum(1)
         self.optimiser.step()
 
 
@@ -148,9 +148,10 @@ def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: 
     """`unroll.jvp_engine` for S_base = 1, all losses at once: batched vjp, K models at theta_new, batched jvp."""
     x, y = train
     alpha = config.base_learning_rate * (1 + config.base_momentum if config.base_nesterov else 1)
-    shared = Elements(z0, y, not y.is_floating_point())
-    v, tapes = gradients(losses, shared, order=2)  # (K, B, C)
-    g = torch.autograd.grad(z0, theta0, v, is_grads_batched=True, retain_graph=True, materialize_grads=True)  # (K, ...)
+    found = Derivatives(losses, Elements(z0, y), order=2)
+    g = torch.autograd.grad(
+        z0, theta0, found.v, is_grads_batched=True, retain_graph=True, materialize_grads=True
+    )  # (K, ...)
     theta = tuple(
         (w - alpha * (g_w + config.base_weight_decay * w)).requires_grad_()
         for w, g_w in zip(maps.weights, g, strict=True)
@@ -159,8 +160,8 @@ def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: 
         z = vmap(lambda w, b: maps(w, validation[0], seeds[-1], b), randomness="same")(
             theta, maps.stacked_buffers(len(losses))
         )
-    task_v = gradient(task_loss, Elements(z, validation[1], shared.classification))
+    task_v = gradient(task_loss, Elements(z, validation[1]))
     h = torch.autograd.grad(z, theta, task_v, materialize_grads=True)
     along = vmap(lambda t, b: jvp(lambda *w: maps(w, x, seeds[0], b), maps.weights, t)[1], randomness="same")
     u = along(tuple(-alpha * part for part in h), maps.stacked_buffers(len(losses)))  # (K, B, C)
-    return mixed_derivatives(losses, shared, u, tapes)
+    return found.mixed(u)

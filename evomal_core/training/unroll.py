@@ -19,7 +19,7 @@ from torch.func import functional_call, grad, jvp
 
 from .. import streams
 from ..config import Config, check_choice
-from ..losses.elementwise import Elements, gradient, mixed_derivatives
+from ..losses.elementwise import Derivatives, Elements, gradient
 from ..models import initialise
 from . import batches, gram, population
 from .base import Problem, has_random_layers
@@ -96,13 +96,11 @@ class BaseMaps:
         """The buffers of `n` copies: vmap updates running statistics in place only where they are stacked too."""
         return {name: population.stack(buffer, n) for name, buffer in self.model.named_buffers()}
 
-    def gradient(self, loss, weights, batch: Batch, seed: int) -> tuple[torch.Tensor, ...]:
-        """Gradient of `loss` on a batch in the weights."""
+    def trace(self, weights, x: torch.Tensor, seed: int) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """(weights, outputs) with the graph between them."""
         with torch.enable_grad():
             weights = tuple(w.detach().requires_grad_() for w in weights)
-            z = self(weights, batch[0], seed)
-            v = gradient(loss, Elements(z, batch[1], not batch[1].is_floating_point()))
-            return torch.autograd.grad(z, weights, v, materialize_grads=True)
+            return weights, self(weights, x, seed)
 
 
 def jvp_engine(losses, model, train, validation, task_loss, config: Config, seeds) -> list[tuple[torch.Tensor, ...]]:
@@ -114,12 +112,9 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
     the first step. For S_base = 1, l = -alpha_eff h with h the task loss's gradient and alpha_eff = alpha (1 + mu) for
     Nesterov (the first step of momentum), which is all there is to compute.
     """
-    maps, (x, y) = BaseMaps(model), train[0]
+    maps, x = BaseMaps(model), train[0][0]
     mu, nesterov, decay = config.base_momentum, config.base_nesterov, config.base_weight_decay
-    with torch.enable_grad():
-        theta0 = tuple(w.requires_grad_() for w in (w.detach() for w in maps.weights))
-        z0 = maps(theta0, x, seeds[0])
-    shared = Elements(z0, y, not y.is_floating_point())
+    theta0, z0 = maps.trace(maps.weights, x, seeds[0])
     together = population.copies(config, model)
     if len(train) == 1 and min(together, len(losses)) > 1:
         groups = [losses[i : i + together] for i in range(0, len(losses), together)]
@@ -127,22 +122,21 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
         return [gradient for group in groups for gradient in population.stacked_jvp(group, *common)]
     linear = Linearisation.of(model, x) if len(losses) > 1 else None  # J of the first step, which all losses share
     results = []
-    for k, loss in enumerate(losses):
-        path, direction, buffer = [maps.weights], None, None
+    for loss in losses:
+        path, found, direction, buffer = [maps.weights], [], None, None
         for s, batch in enumerate(train):
-            if s == 0:
-                last = k == len(losses) - 1  # nobody needs the shared graph any more: let go of its memory
-                v = gradient(loss, shared)
-                g = torch.autograd.grad(z0, theta0, v, retain_graph=not last, materialize_grads=True)
-                z0 = None if last else z0
-            else:
-                g = maps.gradient(loss, path[s], batch, seeds[s])
+            theta, z = maps.trace(path[s], batch[0], seeds[s]) if s else (theta0, z0)
+            found.append(Derivatives([loss], Elements(z, batch[1]), order=2))
+            shared = s == 0 and loss is not losses[-1]  # behind the last loss the graph lets go of its memory
+            g = torch.autograd.grad(z, theta, found[s].v[0], retain_graph=shared, materialize_grads=True)
             direction = _sum(g, path[s], decay) if decay else g
             if mu:
                 buffer = direction if s == 0 else _sum(direction, buffer, mu)
                 direction = _sum(direction, buffer, mu) if nesterov else buffer
             path.append(_sum(path[s], direction, -config.base_learning_rate))
-        adjoint = maps.gradient(task_loss, path[-1], validation, seeds[-1])
+        theta, z = maps.trace(path[-1], validation[0], seeds[-1])
+        v = gradient(task_loss, Elements(z, validation[1]))
+        adjoint = torch.autograd.grad(z, theta, v, materialize_grads=True)
         momentum_adjoint, total = None, None
         for s in range(len(train) - 1, -1, -1):
             l = tuple(-config.base_learning_rate * a for a in adjoint)  # adjoint of the update
@@ -151,14 +145,11 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
                 own = own if momentum_adjoint is None else _sum(own, momentum_adjoint, 1)  # adjoint of b_s
                 l = _sum(l, own, 1) if nesterov else own  # adjoint of d_s
                 momentum_adjoint = tuple(mu * a for a in own)
-            elements = shared
             if s == 0 and linear:
                 u = linear(l)
             else:
-                z, u = jvp(lambda *w, s=s: maps(w, train[s][0], seeds[s]), path[s], l)
-            if s:
-                elements = Elements(z, train[s][1], shared.classification)
-            (part,) = mixed_derivatives([loss], elements, u.detach()[None])
+                u = jvp(lambda *w, s=s: maps(w, train[s][0], seeds[s]), path[s], l)[1]
+            (part,) = found[s].mixed(u.detach()[None])
             total = part if total is None else _sum(total, part, 1)
             if s:
                 adjoint = _sum(adjoint, _hessian_product(loss, maps, path[s], train[s], seeds[s], l), 1)
@@ -237,6 +228,8 @@ def optimise_losses(
     adam = torch.optim.Adam([flat], lr=config.meta_learning_rate, fused=True)
     flat.grad = torch.zeros_like(flat)
     alive, here = list(range(len(losses))), slice(None)  # losses that are finite, and where in `flat`
+    engines = [ENGINES[choose(config.engine, model, config)] for _, model in problems]
+    draws = [has_random_layers(model) for _, model in problems]
     for t in range(config.meta_steps):
         total = 0.0
         for i, (task, model) in enumerate(problems):
@@ -247,9 +240,10 @@ def optimise_losses(
                 for s in range(config.inner_steps)
             ]
             validation = batches.draw(task.validation, config.batch_size, seed, "meta-validation", i, t)
-            seeds = [streams.integer(seed, "meta-layers", i, t, s) for s in (*range(config.inner_steps), -1)]
-            engine = ENGINES[choose(config.engine, model, config)]
-            gradients = engine([losses[k] for k in alive], model, train, validation, task.task_loss, config, seeds)
+            steps = (*range(config.inner_steps), -1)
+            seeds = [streams.integer(seed, "meta-layers", i, t, s) if draws[i] else 0 for s in steps]
+            living = [losses[k] for k in alive]
+            gradients = engines[i](living, model, train, validation, task.task_loss, config, seeds)
             total = total + torch.cat([g.reshape(-1) for of_loss in gradients for g in of_loss]) / len(problems)
         flat.grad[here] = total
         adam.step()
