@@ -11,7 +11,7 @@ from . import common
 from .floor import phases, record
 from .naive import Naive
 
-STEPS = {"meta": 5, "filter": 50, "fitness": 20}  # of the package, a turn
+STEPS = {"meta": 5, "filter": 50, "fitness": 100}  # of the package, a turn
 NAIVE_STEPS = {"meta": 1, "filter": 10, "fitness": 3}
 
 

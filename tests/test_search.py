@@ -84,7 +84,7 @@ def outcomes(individuals) -> list[str]:
 def test_each_outcome_is_counted(work):
     memory = Memory()
     population = [GOOD, BAD, OTHER, FLAT, SAME_GRADIENT, GOOD, individual(OTHER, 0.25, "elite")]
-    individuals, counts, seconds, _ = evaluator(False).evaluate(population, memory, 0)
+    individuals, counts, seconds = evaluator(False).evaluate(population, memory, 0)
     assert outcomes(individuals) == [
         "evaluated",
         "rejected",
@@ -95,9 +95,8 @@ def test_each_outcome_is_counted(work):
         "elite",
     ]
     want = dict(evaluated=2, rejected=2, equivalent=1, symbolic=1, elite=1, non_finite=0)
-    assert dict(counts) == want
-    assert sum(counts.values()) == len(population)
-    assert set(counts) == set(OUTCOMES)
+    assert {outcome: counts.count(outcome) for outcome in OUTCOMES} == want
+    assert len(counts) == len(population)
     assert work == {"optimise": [], "filter": [GOOD, BAD, OTHER, FLAT, SAME_GRADIENT], "fitness": [GOOD, OTHER]}
     assert individuals[5] is individuals[0]
     assert individuals[4].fitness == individuals[0].fitness
@@ -119,7 +118,7 @@ def test_equal_candidates_of_a_generation_are_evaluated_once(work):
     assert work == {"optimise": [BAD, GOOD], "filter": [BAD, GOOD], "fitness": [GOOD]}
     assert individuals[1] is individuals[2] is individuals[4]
     assert individuals[0] is individuals[3]
-    assert counts == Counter(evaluated=1, rejected=1, symbolic=3, elite=0, equivalent=0, non_finite=0)
+    assert Counter(counts) == Counter(evaluated=1, rejected=1, symbolic=3, elite=0, equivalent=0, non_finite=0)
 
 
 def test_the_archive_spares_everything_and_gives_fitness_weights_and_outcome(work):
@@ -132,7 +131,7 @@ def test_the_archive_spares_everything_and_gives_fitness_weights_and_outcome(wor
     assert work == {"optimise": [OTHER], "filter": [OTHER], "fitness": [OTHER]}
     assert second[2] == first[0]
     assert second[0] == first[1]
-    assert counts == Counter(symbolic=2, evaluated=1, rejected=0, elite=0, equivalent=0, non_finite=0)
+    assert Counter(counts) == Counter(symbolic=2, evaluated=1, rejected=0, elite=0, equivalent=0, non_finite=0)
 
 
 def test_archive_of_the_released_code_holds_only_what_was_evaluated(work):
@@ -141,7 +140,7 @@ def test_archive_of_the_released_code_holds_only_what_was_evaluated(work):
     assert BAD not in memory.archive
     assert GOOD in memory.archive
     counts = e.evaluate([BAD, GOOD], memory, 1)[1]
-    assert counts["rejected"] == counts["symbolic"] == 1
+    assert counts.count("rejected") == counts.count("symbolic") == 1
     assert work["optimise"].count(BAD) == 2
     assert work["optimise"].count(GOOD) == 1
 
@@ -179,7 +178,7 @@ def test_equivalence_takes_the_fitness_over_and_keeps_the_weights(work):
     memory, e = Memory(), evaluator(weight_std=1e-6, meta_learning_rate=1e-7)
     (first,) = e.evaluate([GOOD], memory, 0)[0]
     twin, counts, *_ = e.evaluate([SAME_GRADIENT], memory, 1)
-    assert counts["equivalent"] == 1
+    assert counts.count("equivalent") == 1
     assert twin[0].fitness == first.fitness
     assert twin[0].outcome == "equivalent"
     assert len(twin[0].weights) == 5
@@ -193,7 +192,7 @@ def test_equivalence_takes_the_fitness_over_and_keeps_the_weights(work):
 def test_gradient_equivalence_switched_off(work):
     individuals, counts, *_ = evaluator(False, gradient_equivalence=False).evaluate([GOOD, SAME_GRADIENT], Memory(), 0)
     assert work["fitness"] == [GOOD, SAME_GRADIENT]
-    assert counts["equivalent"] == 0
+    assert counts.count("equivalent") == 0
     assert individuals[0].fitness == pytest.approx(individuals[1].fitness, rel=1e-9)
 
 
@@ -211,7 +210,7 @@ def test_losses_that_are_not_finite_are_the_worst_case_and_counted():
     individuals, counts, *_ = evaluator().evaluate([OVERFLOWING, GOOD], memory, 0)
     assert outcomes(individuals) == ["non_finite", "evaluated"]
     assert individuals[0].fitness == math.inf
-    assert counts["non_finite"] == 1
+    assert counts.count("non_finite") == 1
     assert math.isfinite(individuals[1].fitness)
 
 
@@ -221,7 +220,7 @@ def test_a_session_that_diverges_is_the_worst_case_and_counted(monkeypatch):
     )
     individuals, counts, *_ = evaluator(False).evaluate([OTHER, GOOD], Memory(), 0)
     assert outcomes(individuals) == ["non_finite", "evaluated"]
-    assert counts["non_finite"] == counts["evaluated"] == 1
+    assert counts.count("non_finite") == counts.count("evaluated") == 1
 
 
 def test_a_gain_that_is_not_a_number(monkeypatch):
@@ -244,7 +243,7 @@ def test_non_negative_and_protection_reach_the_losses():
     assert loss.non_negative
     assert loss.protection == "clamp"
     assert loss.weights.dtype == torch.float64
-    assert not evaluator().compile(GOOD, None).non_negative
+    assert not evaluator().compile(GOOD, [1.0, 1.0, 1.0]).non_negative
 
 
 # The next population
@@ -388,8 +387,8 @@ def told(fitnesses, computed=None, state=None, **changes) -> SearchState:
     state = state or SearchState()
     trees = expression.grow(1, (2, 4), len(fitnesses))
     people = [individual(str(t), f) for t, f in zip(trees, fitnesses, strict=True)]
-    computed = set(range(len(people))) if computed is None else computed
-    tell(state, people, Counter(), {}, computed, dataclasses.replace(CONFIG, **changes))
+    outcomes = ["evaluated" if computed is None or k in computed else "symbolic" for k in range(len(people))]
+    tell(state, people, outcomes, {}, dataclasses.replace(CONFIG, **changes))
     return state
 
 

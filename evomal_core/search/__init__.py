@@ -16,7 +16,7 @@ from ..losses.neural import NeuralLoss
 from ..training import base, unroll
 from ..training.base import Problem
 from . import cma_es, genetic
-from .evaluate import OUTCOMES, PHASES, Evaluator, Individual
+from .evaluate import Evaluator, Individual
 from .genetic import SearchState
 
 # method -> (does it optimise loss weights?, is every generation drawn afresh?)
@@ -56,10 +56,8 @@ def search(
     task = problems[0][0]
     if method == "baseline":
         return task_loss(task.classification), state
-    if method == "ml3":
-        return _ml3(problems, config, seed, state), state
-    if method == "tuned":
-        return _tuned(problems, config, seed, state), state
+    if method in ("ml3", "tuned"):
+        return {"ml3": _ml3, "tuned": _tuned}[method](problems, config, seed, state), state
     learn_weights, fresh = GENETIC_METHODS.get(method, (False, False))
     evaluator = Evaluator(problems, config, seed, learn_weights, progress)
     while state.generation < config.generations:
@@ -88,9 +86,8 @@ def _check(problems: Sequence[Problem], seed: int) -> None:
             with torch.no_grad():
                 got = tuple(copy.deepcopy(model).eval()(x).shape)
         except Exception as error:
-            raise ValueError(
-                f"{task.name}: the model cannot be run on x {tuple(x.shape)} {x.dtype}: {error}"
-            ) from error
+            text = f"{task.name}: the model cannot be run on x {tuple(x.shape)} {x.dtype}: {error}"
+            raise ValueError(text) from error
         if got != (len(x), task.outputs):
             raise ValueError(f"{task.name}: the model must give (B, {task.outputs}), got {got} for B = {len(x)}")
 
@@ -99,27 +96,18 @@ def _ml3(problems: Sequence[Problem], config: Config, seed: int, state: SearchSt
     """Algorithm 1 alone, on a network of fixed form; None if its weights did not stay finite."""
     task, start = problems[0][0], time.perf_counter()
     loss = NeuralLoss.fresh(streams.torch_generator(seed, "phi"), classification=task.classification)
-    loss = loss.to(device=task.device, dtype=problems[0][0].dtype)
+    loss = loss.to(device=task.device, dtype=task.dtype)
     (finite,) = unroll.optimise_losses([loss], problems, config, seed)
-    _row(state, "non_finite" if not finite else None, {"optimise": time.perf_counter() - start})
+    failed = [] if finite else [Individual("neural", (), math.inf, "non_finite")]  # else there is no fitness
+    genetic.tell(state, failed, [i.outcome for i in failed], {"optimise": time.perf_counter() - start}, config)
     return loss if finite else None
 
 
 def _tuned(problems: Sequence[Problem], config: Config, seed: int, state: SearchState):
     """The task loss, with the learning rate of the best fitness as `state.best.weights[0]`; None if all diverged."""
-    loss, start = task_loss(problems[0][0].classification), time.perf_counter()
+    loss, start, tried = task_loss(problems[0][0].classification), time.perf_counter(), []
     for rate in LEARNING_RATES.tolist():
         (value,) = base.fitness([loss], problems, dataclasses.replace(config, base_learning_rate=rate), seed)
-        if value < state.best_fitness:
-            state.best, state.best_fitness = Individual("learning_rate", (rate,), value, "evaluated"), value
-    _row(state, "evaluated", {"fitness": time.perf_counter() - start}, len(LEARNING_RATES))
+        tried.append(Individual("learning_rate", (rate,), value, "evaluated"))
+    genetic.tell(state, tried, [i.outcome for i in tried], {"fitness": time.perf_counter() - start}, config)
     return loss if state.best else None
-
-
-def _row(state: SearchState, outcome: str | None, seconds: dict[str, float], n: int = 1) -> None:
-    """The one row of the history of a method without generations."""
-    best = state.best_fitness if math.isfinite(state.best_fitness) else None
-    counts = dict.fromkeys(OUTCOMES, 0) | ({outcome: n} if outcome else {})
-    spent = {f"seconds_{phase}": round(seconds.get(phase, 0.0), 4) for phase in PHASES}
-    state.history.append({"generation": 0, "best_so_far": best, "best": best, "median": None, **counts, **spent})
-    state.generation = 1

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import Counter
 
 import numpy as np
 from deap import cma
@@ -11,7 +10,7 @@ from .. import streams
 from ..config import Config
 from ..losses.taylor import PARAMETERS, TaylorLoss
 from ..training import base
-from .evaluate import OUTCOMES, Evaluator, Individual
+from .evaluate import Evaluator, Individual
 from .genetic import SearchState, tell
 
 SIGMA = 1.2  # initial step size [R]; the search starts at 0
@@ -44,19 +43,16 @@ def step(state: SearchState, evaluator: Evaluator) -> None:
     start = time.perf_counter()
     losses = [taylor(point, config, task) for point in points]
     values = base.fitness(losses, evaluator.problems, config, evaluator.seed)
-    seconds = {"optimise": 0.0, "filter": 0.0, "fitness": time.perf_counter() - start}
-    outcomes = ["evaluated" if math.isfinite(value) else "non_finite" for value in values]
-    individuals = [
-        Individual("taylor", tuple(map(float, point)), value, outcome)
-        for point, value, outcome in zip(points, values, outcomes, strict=True)
-    ]
+    seconds = {"fitness": time.perf_counter() - start}
+    individuals = []
     for point, value in zip(points, values, strict=True):
         point.fitness = -value
+        outcome = "evaluated" if math.isfinite(value) else "non_finite"
+        individuals.append(Individual("taylor", tuple(map(float, point)), value, outcome))
     strategy.update(points)
     state.strategy = {name: getattr(strategy, name).tolist() for name in ("centroid", "C", "pc", "ps")}
     state.strategy |= {"sigma": float(strategy.sigma), "update_count": strategy.update_count}
-    counts = Counter(dict.fromkeys(OUTCOMES, 0)) + Counter(outcomes)
-    tell(state, individuals, {o: counts[o] for o in OUTCOMES}, seconds, set(range(len(points))), config)
+    tell(state, individuals, [i.outcome for i in individuals], seconds, config)
 
 
 def taylor(point, config: Config, task) -> TaylorLoss:

@@ -3,10 +3,10 @@
 Each stage takes the list of candidates that reached it and runs them in lockstep, so that what they share is computed once.
 """
 
+import contextlib
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -85,42 +85,36 @@ class Evaluator:
         """The loss of an expression under this run's settings."""
         task, config = self.problems[0][0], self.config
         dtype = getattr(torch, config.dtype)
-        weights = weights if weights is None else torch.as_tensor(weights, dtype=dtype)
-        options = {"non_negative": config.non_negative, "protection": config.protection}
-        return MetaLoss(tree, weights, task.classification, **options).to(task.device, dtype)
+        weights = torch.as_tensor(weights, dtype=dtype)
+        return MetaLoss(tree, weights, task.classification, config.non_negative, config.protection).to(task.device)
 
     def evaluate(
         self, population: Sequence[str | Individual], memory: Memory, generation: int
-    ) -> tuple[list[Individual], Counter, dict[str, float], set[int]]:
+    ) -> tuple[list[Individual], list[str], dict[str, float]]:
         """Give every member its fitness: expressions are evaluated, individuals (elites, copies) keep what they have.
 
         Of equal candidates the first is evaluated and the others take its result, as from the archive.
 
         Returns:
-            (individuals in the order of `population`, counts by outcome, seconds by phase, positions of the candidates
-            that were computed, not copied or looked up). `memory` is updated.
+            (individuals in the order of `population`; how each came by its fitness, of `OUTCOMES`; seconds by phase).
+            `memory` is updated.
         """
         seconds = dict.fromkeys(PHASES, 0.0)
         new: dict[str, int] = {}  # expression -> position of its first candidate
         for position, member in enumerate(population):
-            if isinstance(member, str) and member not in memory.archive and member not in new:
-                new[member] = position
+            if isinstance(member, str) and member not in memory.archive:
+                new.setdefault(member, position)
         results = self._evaluate_new(new, memory, generation, seconds)
-        individuals, counts = [], Counter(dict.fromkeys(OUTCOMES, 0))
+        individuals, outcomes = [], []
         for position, member in enumerate(population):
-            if isinstance(member, Individual):
-                individual, event = member, member.outcome
-            elif new.get(member) == position:
-                individual = results[member]
-                event = individual.outcome
-            else:
-                individual, event = results[member] if member in results else memory.archive[member], "symbolic"
-            counts[event] += 1
+            individual = member if isinstance(member, Individual) else results.get(member) or memory.archive[member]
+            first = individual is member or new.get(member) == position
             individuals.append(individual)
+            outcomes.append(individual.outcome if first else "symbolic")
         for tree, individual in results.items():
             if self.config.archive_rejected or individual.outcome in ("evaluated", "equivalent"):
                 memory.archive[tree] = individual
-        return individuals, counts, seconds, set(new.values())
+        return individuals, outcomes, seconds
 
     def _evaluate_new(self, new: dict[str, int], memory: Memory, generation: int, seconds) -> dict[str, Individual]:
         config = self.config
@@ -175,16 +169,11 @@ class Evaluator:
         return self.progress and (lambda steps: self.progress(phase, steps))
 
 
-class _timed:
-    """Adds the seconds of a block to `seconds[phase]`."""
-
-    def __init__(self, seconds: dict[str, float], phase: str):
-        self.seconds, self.phase = seconds, phase
-
-    def __enter__(self):
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds[self.phase] += time.perf_counter() - self.start
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the seconds of a block to `seconds[phase]`."""
+    start = time.perf_counter()
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds[phase] += time.perf_counter() - start

@@ -8,14 +8,15 @@ import math
 import random
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from deap import tools
 
 from .. import files, streams
 from ..config import Config
 from ..losses import expression
-from .evaluate import Evaluator, Individual, Memory
+from .evaluate import OUTCOMES, PHASES, Evaluator, Individual, Memory
 
 
 @dataclass
@@ -73,15 +74,13 @@ def ask(state: SearchState, config: Config, seed: int, fresh: bool = False) -> l
 
 
 def _offspring(population: list[Individual], config: Config) -> list[str | Individual]:
-    rates = [config.crossover_rate, config.mutation_rate]
+    reproduction = 0.0 if config.elitism else config.elitism_rate  # [R]
+    rates = (config.crossover_rate, config.mutation_rate, reproduction)
     offspring: list[str | Individual] = []
     if config.elitism:
         ranked = sorted(population, key=lambda individual: individual.fitness)  # stable: ties go to the earliest
         elites = ranked[: max(1, round(config.elitism_rate * config.population))]
-        offspring += [Individual(e.expression, e.weights, e.fitness, "elite") for e in elites]
-        rates.append(0.0)
-    else:
-        rates.append(config.elitism_rate)  # [R]: plain reproduction
+        offspring += [replace(elite, outcome="elite") for elite in elites]
     while len(offspring) < config.population:
         parent = select(population, config)
         tree = expression.parse(parent.expression)
@@ -91,39 +90,26 @@ def _offspring(population: list[Individual], config: Config) -> list[str | Indiv
         elif variation == "mutation":
             tree = expression.mutate(tree, config.mutation_height)
         tree = expression.correct(tree)
-        too_high = tree.height > config.max_height
-        if variation == "reproduction" or too_high:
-            offspring.append(Individual(parent.expression, parent.weights, parent.fitness, "symbolic"))
-        else:
-            offspring.append(str(tree))
+        copied = variation == "reproduction" or tree.height > config.max_height
+        offspring.append(replace(parent, outcome="symbolic") if copied else str(tree))
     return offspring
 
 
 def select(population: list[Individual], config: Config) -> Individual:
     """Tournament by fitness; under the released code's switch, by size and then fitness with parsimony size 1."""
+    choose = tools.selTournament
     if config.double_tournament:
-        return tools.selDoubleTournament(
-            population, 1, config.tournament_size, 1, fitness_first=False, fit_attr="merit"
-        )[0]
-    return tools.selTournament(population, 1, config.tournament_size, fit_attr="merit")[0]
+        choose = partial(tools.selDoubleTournament, parsimony_size=1, fitness_first=False)
+    return choose(population, 1, config.tournament_size, fit_attr="merit")[0]
 
 
 def tell(
-    state: SearchState,
-    individuals: list[Individual],
-    counts: Mapping[str, int],
-    seconds: dict[str, float],
-    computed: set[int],
-    config: Config,
+    state: SearchState, individuals: list[Individual], outcomes: list[str], seconds: Mapping[str, float], config: Config
 ) -> None:
-    """Take an evaluated population into the state, with its row of the history.
-
-    Args:
-        computed: positions whose fitness was computed in this generation (not copied or looked up).
-    """
-    latest = math.inf
-    for position, individual in enumerate(individuals):
-        if position in computed:
+    """Take an evaluated population into the state, with its row of the history; arguments as from `Evaluator.evaluate`."""
+    latest = math.inf  # fitness that was computed, not copied or looked up
+    for individual, outcome in zip(individuals, outcomes, strict=True):
+        if outcome not in ("elite", "symbolic"):
             latest = individual.fitness
         if individual.fitness < state.best_fitness:  # never true of NaN or inf
             state.best = individual
@@ -135,9 +121,9 @@ def tell(
             "best_so_far": files.finite(state.best_fitness),
             "best": min(finite, default=None),
             "median": statistics.median(finite) if finite else None,
-            "mean_size": statistics.fmean(map(len, individuals)),
-            **counts,
-            **{f"seconds_{phase}": round(value, 4) for phase, value in seconds.items()},
+            "mean_size": statistics.fmean(map(len, individuals)) if individuals else None,
+            **{outcome: outcomes.count(outcome) for outcome in OUTCOMES},
+            **{f"seconds_{phase}": round(seconds.get(phase, 0.0), 4) for phase in PHASES},
         }
     )
     state.population = individuals
@@ -147,5 +133,4 @@ def tell(
 def step(state: SearchState, evaluator: Evaluator, fresh: bool = False) -> None:
     """One generation: ask, evaluate, tell."""
     population = ask(state, evaluator.config, evaluator.seed, fresh)
-    individuals, counts, seconds, computed = evaluator.evaluate(population, state.memory, state.generation)
-    tell(state, individuals, counts, seconds, computed, evaluator.config)
+    tell(state, *evaluator.evaluate(population, state.memory, state.generation), evaluator.config)

@@ -21,8 +21,8 @@ from . import batches, population
 from .chain import Chain
 
 Problem = tuple[Task, nn.Module]  # a task and a base model for it; the model is scratch, its weights are drawn afresh
-CHUNK = 10  # steps that one candidate makes before the next: its weights stay in the cache, batches are drawn once
-CHECK_EVERY = 5 * CHUNK  # steps between looks for trainings that diverged
+CHUNK = 25  # steps that one candidate makes before the next: its weights stay in the cache, batches are drawn once
+CHECK_EVERY = 2 * CHUNK  # steps between looks for trainings that diverged
 EVALUATION_BATCH = 2_000
 
 
