@@ -42,5 +42,14 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def strict(data):
+    """Plain data (dicts, lists, tuples, numbers, text) with None for every number that is not finite."""
+    if isinstance(data, dict):
+        return {key: strict(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [strict(value) for value in data]
+    return finite(data) if isinstance(data, float) else data
+
+
 def _refuse(name):
     raise ValueError(f"{name} is no JSON number")

@@ -7,11 +7,11 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 
-from .. import files, streams
+from .. import streams
 from ..config import Config
 from ..losses import expression
 from ..losses.meta_network import MetaLoss
@@ -41,14 +41,9 @@ class Individual:
     def __len__(self) -> int:  # what DEAP's double tournament minimises
         return 1 + len(self.weights)
 
-    def to_json(self) -> dict:
-        return asdict(self) | {
-            "fitness": files.finite(self.fitness),
-            "weights": [files.finite(w) for w in self.weights],
-        }
-
     @classmethod
     def from_json(cls, data: dict) -> "Individual":
+        """From its fields, None for a number that is not finite."""
         fitness = math.inf if data["fitness"] is None else data["fitness"]
         weights = tuple(math.nan if w is None else w for w in data["weights"])
         return cls(data["expression"], weights, fitness, data["outcome"])

@@ -8,7 +8,7 @@ import math
 import random
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from deap import tools
@@ -33,30 +33,19 @@ class SearchState:
 
     def to_json(self) -> dict:
         """Strict JSON; a non-finite number is null."""
-        return {
-            "generation": self.generation,
-            "population": [i.to_json() for i in self.population],
-            "best": self.best and self.best.to_json(),
-            "best_fitness": files.finite(self.best_fitness),
-            "archive": [i.to_json() for i in self.memory.archive.values()],
-            "gradients": {key: files.finite(value) for key, value in self.memory.gradients.items()},
-            "history": list(self.history),
-            "strategy": self.strategy,
-        }
+        return files.strict(asdict(self))
 
     @classmethod
     def from_json(cls, data: dict) -> "SearchState":
-        archive = {i["expression"]: Individual.from_json(i) for i in data["archive"]}
-        gradients = {key: math.inf if value is None else value for key, value in data["gradients"].items()}
-        return cls(
-            data["generation"],
-            [Individual.from_json(i) for i in data["population"]],
-            data["best"] and Individual.from_json(data["best"]),
-            math.inf if data["best_fitness"] is None else data["best_fitness"],
-            Memory(archive, gradients),
-            data["history"],
-            data.get("strategy"),
-        )
+        archive = {tree: Individual.from_json(i) for tree, i in data["memory"]["archive"].items()}
+        gradients = {key: math.inf if value is None else value for key, value in data["memory"]["gradients"].items()}
+        known = {
+            "population": [Individual.from_json(i) for i in data["population"]],
+            "best": data["best"] and Individual.from_json(data["best"]),
+            "best_fitness": math.inf if data["best_fitness"] is None else data["best_fitness"],
+            "memory": Memory(archive, gradients),
+        }
+        return cls(**data | known)
 
 
 def ask(state: SearchState, config: Config, seed: int, fresh: bool = False) -> list[str | Individual]:
