@@ -127,16 +127,13 @@ class ElementwiseLoss(nn.Module):
         """Raise ValueError where PyTorch would broadcast or misread."""
         if not prediction.is_floating_point():
             raise ValueError(f"the prediction must be of a floating type, got {prediction.dtype}")
-        want = prediction.shape[:-1] if self.classification else prediction.shape
-        kind = "class indices" if self.classification else "a target"
-        if self.classification and (target.is_floating_point() or target.dtype == torch.bool or not prediction.ndim):
+        want, needs = tuple(prediction.shape), "a target"
+        integers = not target.is_floating_point() and target.dtype != torch.bool
+        if self.classification:
+            want, needs = want[:-1], "integer class indices"
+        if target.shape != want or (self.classification and not (integers and prediction.ndim)):
             raise ValueError(
-                f"classification takes logits (B, C) and integer class indices (B,), got {tuple(prediction.shape)} and "
-                f"{target.dtype} {tuple(target.shape)}"
-            )
-        if target.shape != want:
-            raise ValueError(
-                f"a prediction of shape {tuple(prediction.shape)} needs {kind} of shape {tuple(want)}, got "
+                f"a prediction of shape {tuple(prediction.shape)} needs {needs} of shape {want}, got {target.dtype} "
                 f"{tuple(target.shape)}"
             )
 

@@ -3,6 +3,8 @@
 The plain form of everything here is autograd through `nn.Sequential`; tests hold the two together.
 """
 
+import itertools
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +28,17 @@ def linear(x: torch.Tensor, layer: nn.Linear, out: torch.Tensor) -> torch.Tensor
     return torch.addmm(layer.bias[:, None], layer.weight, x.T).T.contiguous()
 
 
+def plain_layers(model: nn.Module, known: tuple[type, ...]) -> list[nn.Module] | None:
+    """The layers of an `nn.Sequential` of nothing but `known` ones, without hooks, each with trained weights of its own."""
+    if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
+        return None
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooked = any(getattr(module, name) for module in model.modules() for name in hooks)
+    weights = [p for layer in model for p in layer.parameters()]
+    own = len({id(p) for p in weights if p.requires_grad}) == len(weights)
+    return list(model) if own and not hooked and all(type(layer) in known for layer in model) else None
+
+
 @dataclass(frozen=True)
 class Chain:
     """Linear layers W_1 … W_L with one activation (or None) between each two; the input is flattened to (B, n)."""
@@ -37,29 +50,15 @@ class Chain:
     @classmethod
     def of(cls, model: nn.Module) -> "Chain | None":
         """The chain that `model` is, or None: an `nn.Sequential` of [Flatten,] Linear, activation, …, Linear."""
-        if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
+        modules = plain_layers(model, (nn.Flatten, nn.Linear, *ACTIVATIONS)) or []
+        kinds = "".join("L" if type(m) is nn.Linear else "A" if type(m) in ACTIVATIONS else "F" for m in modules)
+        if not re.fullmatch("F?(LA?)*L", kinds):
             return None
-        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        if any(getattr(module, name) for module in model.modules() for name in hooks):
+        if kinds[0] == "F" and (modules[0].start_dim, modules[0].end_dim) != (1, -1):
             return None
-        modules = list(model)
-        if modules and type(modules[0]) is nn.Flatten and (modules[0].start_dim, modules[0].end_dim) == (1, -1):
-            modules = modules[1:]
-        layers, activations = [], []
-        for module in modules:
-            if type(module) is nn.Linear:
-                if len(activations) < len(layers):
-                    activations.append(None)
-                layers.append(module)
-            elif type(module) in ACTIVATIONS and len(activations) == len(layers) - 1:
-                activations.append(type(module))
-            else:
-                return None
-        weights = [p for layer in layers for p in layer.parameters()]
-        shared = len({id(p) for p in weights}) < len(weights)
-        if not layers or len(activations) != len(layers) - 1 or shared or not all(p.requires_grad for p in weights):
-            return None
-        return cls(tuple(layers), tuple(activations))
+        behind = [type(after) for layer, after in itertools.pairwise(modules) if type(layer) is nn.Linear]
+        activations = (kind if kind in ACTIVATIONS else None for kind in behind)
+        return cls(tuple(m for m in modules if type(m) is nn.Linear), tuple(activations))
 
     def keep(self, what: str, l: int, rows: int, n: int) -> torch.Tensor:
         """A tensor (rows, n) that stays from call to call: fresh memory costs more than what is written into it."""

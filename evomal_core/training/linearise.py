@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..models.layers import HalvingPool, Tanh
+from .chain import plain_layers
 
 aten = torch.ops.aten
 KEPT = (nn.Flatten, nn.Identity, nn.AvgPool2d, HalvingPool, nn.AdaptiveAvgPool2d)  # linear: their own derivatives
@@ -22,13 +23,7 @@ class Linearisation:
     @classmethod
     def of(cls, model: nn.Module, x: Tensor) -> "Linearisation | None":
         """The linearisation, or None where the model is no `nn.Sequential` of layers known here, all of them trained."""
-        known = (nn.Linear, nn.Conv2d, *KEPT, *ELEMENTWISE)
-        if type(model) is not nn.Sequential or any(type(m) not in known for m in model):
-            return None
-        if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-            return None
-        weights = [p for module in model for p in module.parameters()]
-        if len({id(p) for p in weights if p.requires_grad}) < len(weights):
+        if plain_layers(model, (nn.Linear, nn.Conv2d, *KEPT, *ELEMENTWISE)) is None:
             return None
         return cls(model, x)
 
