@@ -9,10 +9,8 @@ from typing import Any
 TABULAR = ("diabetes", "boston", "california")
 IMAGES = ("mnist", "cifar10", "cifar100", "svhn")
 DATASETS = (*TABULAR, *IMAGES, "digits")  # digits: offline stand-in for image smoke runs, never a row of the paper
-MODELS = (
-    *("mlp", "logistic", "lenet5", "alexnet", "vgg16", "allcnnc", "resnet18", "preresnet101"),
-    *("wideresnet28_10", "squeezenet", "pyramidnet110_48"),
-)
+MODELS = ("mlp", "logistic", "lenet5", "alexnet", "vgg16", "allcnnc", "resnet18")
+MODELS += ("preresnet101", "wideresnet28_10", "squeezenet", "pyramidnet110_48")
 
 
 def check_choice(kind: str, value: Any, choices) -> Any:
@@ -48,12 +46,10 @@ SWITCHES: dict[str, tuple[str, str]] = {
 # What may be switched on though neither source has it as the default.
 EXTRA_SWITCHES: dict[str, tuple[str, ...]] = {"non_negative": ("off", "on")}  # softplus on the output, section III-B3
 # Switch -> the field of `Config` that it sets, and the value that means True; without one, the field takes the value.
-FIELDS: dict[str, tuple[str, str | None]] = {
-    **{name: (name, "on") for name in ("elitism", "gradient_equivalence", "stale_best", "non_negative")},
-    **{"tournament": ("double_tournament", "double"), "archive": ("archive_rejected", "all")},
-    **{"non_finite": ("score_non_finite", "score"), "taylor_term": ("taylor_last_term", None)},
-    **{name: (name, None) for name in ("protection", "taylor_roles")},
-}
+FIELDS = {name: (name, "on") for name in ("elitism", "gradient_equivalence", "stale_best", "non_negative")}
+FIELDS |= {name: (name, None) for name in ("protection", "taylor_roles")}
+FIELDS |= {"tournament": ("double_tournament", "double"), "archive": ("archive_rejected", "all")}
+FIELDS |= {"non_finite": ("score_non_finite", "score"), "taylor_term": ("taylor_last_term", None)}
 
 
 @dataclass(frozen=True)

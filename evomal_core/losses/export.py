@@ -97,12 +97,10 @@ def _rounded(number: sympy.Float, digits: int) -> sympy.Number:
     return sympy.Integer(float(text)) if float(text).is_integer() else sympy.Float(text, digits)
 
 
-_PYTHON = {
-    **{"add": "{} + {}", "sub": "{} - {}", "mul": "{} * ({})", "square": "torch.square({})"},
-    **{"aq": "aq({}, {})", "min": "torch.minimum({}, {})", "max": "torch.maximum({}, {})"},
-    **{name: f"torch.{name}({{}})" for name in ("sign", "abs", "tanh")},
-    **{name: f"torch.{name}(protect({{}}))" for name in ("log", "sqrt")},
-}
+_PYTHON = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * ({})", "aq": "aq({}, {})"}
+_PYTHON |= {"min": "torch.minimum({}, {})", "max": "torch.maximum({}, {})"}
+_PYTHON |= {name: f"torch.{name}({{}})" for name in ("sign", "square", "abs", "tanh")}
+_PYTHON |= {name: f"torch.{name}(protect({{}}))" for name in ("log", "sqrt")}
 
 
 def to_python(loss) -> str:
@@ -117,12 +115,10 @@ def to_python(loss) -> str:
         if arguments:
             steps.append(f"v{i} = {_PYTHON[names[i]].format(*(edges[c] for c in arguments))}")
     inside = f"x.abs().clamp(min={EPSILON})" if loss.protection == "clamp" else f"x.abs() + {EPSILON}"
+    one_hot = "torch.nn.functional.one_hot(target, prediction.shape[-1]).to(f.dtype)"
     prepare = ["y, f = target, prediction"]
     if loss.classification:
-        prepare = [
-            "f = torch.softmax(prediction, -1)",
-            "y = torch.nn.functional.one_hot(target, prediction.shape[-1]).to(f.dtype)",
-        ]
+        prepare = ["f = torch.softmax(prediction, -1)", f"y = {one_hot}"]
     value = "torch.nn.functional.softplus(v0)" if loss.non_negative else "v0"
     reduce = (".sum(-1)" if loss.classification else "") + {"none": ""}.get(loss.reduction, f".{loss.reduction}()")
     body = [*prepare, "one = f.new_ones(())", *steps, f"return ({value} + torch.zeros_like(f)){reduce}"]

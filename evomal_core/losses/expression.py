@@ -67,11 +67,10 @@ def parse(text: str) -> Tree:
         nodes.append(node)
         if len(nodes) > MAX_PARSED_NODES or height > MAX_PARSED_HEIGHT:
             raise ValueError(f"an expression has at most {MAX_PARSED_NODES} nodes and height {MAX_PARSED_HEIGHT}")
-        for argument in range(node.arity):
-            take(["," if argument else "("], f"{node.arity} argument(s) of {node.name} in brackets")
-            read(height + 1)
-        if node.arity:
-            take([")"], f"{node.arity} argument(s) of {node.name} in brackets")
+        for mark in ("", "()", "(,)")[node.arity]:  # an argument follows each but the last
+            take([mark], f"{node.arity} argument(s) of {node.name} in brackets")
+            if mark != ")":
+                read(height + 1)
 
     read(height=0)
     take(["end of text"], "nothing behind the expression")

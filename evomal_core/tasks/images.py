@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +52,7 @@ def digits(folder: Path) -> Images:
     return Images(*_stratified(x, y.astype(np.int64), 0.2), classes=10, scale=16.0)
 
 
-LOADERS: dict[str, Callable[[Path], Images]] = {"mnist": mnist, "digits": digits}
+LOADERS = {"mnist": mnist, "digits": digits}
 
 
 def load_images(name: str, folder: Path) -> tuple[dict[str, Arrays], int]:
