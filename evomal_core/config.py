@@ -9,10 +9,8 @@ from typing import Any
 TABULAR = ("diabetes", "boston", "california")
 IMAGES = ("mnist", "cifar10", "cifar100", "svhn")
 DATASETS = (*TABULAR, *IMAGES, "digits")  # digits: offline stand-in for image smoke runs, never a row of the paper
-MODELS = (
-    *("mlp", "logistic", "lenet5", "alexnet", "vgg16", "allcnnc", "resnet18", "preresnet101"),
-    *("wideresnet28_10", "squeezenet", "pyramidnet110_48"),
-)
+MODELS = ("mlp", "logistic", "lenet5", "alexnet", "vgg16", "allcnnc", "resnet18")
+MODELS += ("preresnet101", "wideresnet28_10", "squeezenet", "pyramidnet110_48")
 
 
 def check_choice(kind: str, value: Any, choices) -> Any:
@@ -23,6 +21,12 @@ def check_choice(kind: str, value: Any, choices) -> Any:
     near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{kind} must be one of {', '.join(map(str, choices))}; got {value!r}.{hint}")
+
+
+def check(true, what: str, expected, got) -> None:
+    """Raise ValueError that says what must be what, and what came, unless `true`."""
+    if not true:
+        raise ValueError(f"{what} must be {expected}, got {got}")
 
 
 # Where the released code departs from the paper: switch -> (value of the paper, value of the released code).
@@ -41,6 +45,11 @@ SWITCHES: dict[str, tuple[str, str]] = {
 }
 # What may be switched on though neither source has it as the default.
 EXTRA_SWITCHES: dict[str, tuple[str, ...]] = {"non_negative": ("off", "on")}  # softplus on the output, section III-B3
+# Switch -> the field of `Config` that it sets, and the value that means True; without one, the field takes the value.
+FIELDS = {name: (name, "on") for name in ("elitism", "gradient_equivalence", "stale_best", "non_negative")}
+FIELDS |= {name: (name, None) for name in ("protection", "taylor_roles")}
+FIELDS |= {"tournament": ("double_tournament", "double"), "archive": ("archive_rejected", "all")}
+FIELDS |= {"non_finite": ("score_non_finite", "score"), "taylor_term": ("taylor_last_term", None)}
 
 
 @dataclass(frozen=True)
@@ -71,12 +80,8 @@ class Protocol:
         return cls(base, tuple(sorted((n, v) for n, v in changes.items() if default[n] != v)))
 
     def __getitem__(self, switch: str) -> str:
-        for name, value in self.changes:
-            if name == switch:
-                return value
-        if switch in EXTRA_SWITCHES:
-            return EXTRA_SWITCHES[switch][0]
-        return SWITCHES[switch][self.base == "released"]
+        default = EXTRA_SWITCHES[switch][0] if switch in EXTRA_SWITCHES else SWITCHES[switch][self.base == "released"]
+        return dict(self.changes).get(switch, default)
 
     def __str__(self) -> str:
         return "+".join([self.base, *(f"{n}={v}" for n, v in self.changes)])
@@ -89,6 +94,7 @@ BUDGETS: dict[str, dict[str, int]] = {
     "quick": dict(zip(COUNTS, (8, 8, 80, 100, 100, 2_000), strict=True)),
     "paper": dict(zip(COUNTS, (25, 50, 250, 500, 1_000, 10_000), strict=True)),
 }
+MAY_BE_ZERO = ("meta_steps", "rejection_steps", "copies")  # of the fields of `Config` that count something
 
 
 @dataclass(frozen=True)
@@ -146,28 +152,24 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kind = type(field.default)
-            if kind is float and isinstance(value, int) and not isinstance(value, bool):
-                object.__setattr__(self, field.name, value := float(value))
-            if kind is tuple and isinstance(value, list):
-                object.__setattr__(self, field.name, value := tuple(value))
-            if type(value) is not kind:
-                raise ValueError(f"Config.{field.name} must be {kind.__name__}, got {value!r}")
-            if kind is int and value < (0 if field.name in ("meta_steps", "rejection_steps", "copies") else 1):
-                raise ValueError(f"Config.{field.name} must be positive, got {value}")
-            if kind is float and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"Config.{field.name} must be finite and not negative, got {value}")
+            name, value, kind = f"Config.{field.name}", getattr(self, field.name), type(field.default)
+            if (type(value), kind) in ((int, float), (list, tuple)):
+                value = kind(value)
+                object.__setattr__(self, field.name, value)
+            check(type(value) is kind, name, kind.__name__, repr(value))
+            if kind is int:
+                check(value > 0 or (value == 0 and field.name in MAY_BE_ZERO), name, "positive", value)
+            if kind is float:
+                check(0 <= value < math.inf, name, "finite and not negative", value)
         for name in ("initial_height", "mutation_height"):
             heights = getattr(self, name)
-            if len(heights) != 2 or not all(type(h) is int for h in heights) or not 0 <= heights[0] <= heights[1]:
-                raise ValueError(f"Config.{name} must be a lowest and a highest height, got {heights}")
+            pair = len(heights) == 2 and all(type(h) is int for h in heights)
+            check(pair and 0 <= heights[0] <= heights[1], f"Config.{name}", "a lowest and a highest height", heights)
         check_choice("Config.dtype", self.dtype, ("float32", "float64"))
         check_choice("Config.protection", self.protection, ("abs", "clamp"))
-        if self.base_nesterov and not self.base_momentum > 0:
-            raise ValueError("Config.base_nesterov needs a positive base_momentum, got 0")
-        if self.crossover_rate + self.mutation_rate <= 0:
-            raise ValueError("Config.crossover_rate + mutation_rate must be positive, got 0")
+        if self.base_nesterov:
+            check(self.base_momentum > 0, "Config.base_momentum with base_nesterov", "positive", self.base_momentum)
+        check(self.crossover_rate + self.mutation_rate > 0, "Config.crossover_rate + mutation_rate", "positive", 0)
 
     @classmethod
     def for_cell(cls, cell) -> "Config":
@@ -186,33 +188,21 @@ class Config:
         elif cell.dataset in IMAGES and budget == "paper":
             values |= {"test_steps": 150_000, "test_milestones": (100_000, 135_000)}
         protocol = Protocol.parse(cell.protocol)
-        values |= {
-            "elitism": protocol["elitism"] == "on",
-            "gradient_equivalence": protocol["gradient_equivalence"] == "on",
-            "double_tournament": protocol["tournament"] == "double",
-            "archive_rejected": protocol["archive"] == "all",
-            "stale_best": protocol["stale_best"] == "on",
-            "protection": protocol["protection"],
-            "score_non_finite": protocol["non_finite"] == "score",
-            "taylor_roles": protocol["taylor_roles"],
-            "taylor_last_term": protocol["taylor_term"],
-            "non_negative": protocol["non_negative"] == "on",
-        }
-        for change in changes:
-            name, _, text = change.partition("=")
+        for switch, (field, true) in FIELDS.items():
+            values[field] = protocol[switch] if true is None else protocol[switch] == true
+        for name, _, text in (change.partition("=") for change in changes):
             values[name] = parse_override(name, text)
         return cls(**values)
 
 
 # What does not change results in exact arithmetic, and so is no part of a run's identity
 NOT_IDENTITY = ("engine", "threads", "copies", "cuda_graphs")
-_FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 
 
 def parse_override(name: str, text: Any) -> Any:
     """One override from its text (`generations`, `"10"`) or value. Raises ValueError that names the near miss."""
-    check_choice("override", name, [n for n in _FIELDS if n not in NOT_IDENTITY])
-    kind = type(_FIELDS[name].default)
+    check_choice("override", name, [f.name for f in dataclasses.fields(Config) if f.name not in NOT_IDENTITY])
+    kind = type(getattr(Config, name))  # of its default
     if not isinstance(text, str):
         return text
     try:

@@ -31,11 +31,10 @@ PURPOSES = (
     "cma-es",  # (generation,)
     "augment",  # (step,): random crops and flips
 )
-_NUMBER = {purpose: i for i, purpose in enumerate(PURPOSES)}
 
 
 def _sequence(seed: int, purpose: str, index: tuple[int, ...]) -> np.random.SeedSequence:
-    return np.random.SeedSequence([int(seed), _NUMBER[purpose], *(int(i) + 1 for i in index)])
+    return np.random.SeedSequence([int(seed), PURPOSES.index(purpose), *(int(i) + 1 for i in index)])
 
 
 def integer(seed: int, purpose: str, *index: int) -> int:

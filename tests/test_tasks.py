@@ -1,6 +1,7 @@
 """The data sets: splits against scikit-learn, files against damage, and what is said when there is no file."""
 
 import gzip
+import hashlib
 import os
 import struct
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from evomal_core import tasks
 from evomal_core.config import Protocol
-from evomal_core.tasks import DataUnavailable, Task, images, load_task, tabular
+from evomal_core.tasks import DataUnavailable, Task, images, load_task, sources, tabular
 
 
 def rows(part) -> set[bytes]:
@@ -245,30 +246,33 @@ def test_a_download_gives_up_soon_and_restores_the_timeout(monkeypatch, tmp_path
     before = socket.getdefaulttimeout()
     with pytest.raises(DataUnavailable):
         load_task("california", data_dir=tmp_path, device="cpu")
-    assert seen == [tabular.DOWNLOAD_TIMEOUT]
+    assert seen == [sources.DOWNLOAD_TIMEOUT]
     assert socket.getdefaulttimeout() == before
 
 
 # Files of images
 
 
-def write_idx(path, array, magic=b"\0\0\x08"):
-    content = magic + bytes([array.ndim]) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
+def write_idx(path, array) -> str:
+    """Write an idx file, packed if it is called so; return the md5 of what is packed."""
+    content = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return hashlib.md5(content).hexdigest()
 
 
 @pytest.fixture
 def tiny_mnist(monkeypatch, tmp_path):
-    """200 + 50 images of 28×28 under the names of MNIST, some packed, unchecked by md5."""
-    monkeypatch.setattr(images, "MNIST_FILES", dict.fromkeys(images.MNIST_FILES))
+    """200 + 50 images of 28×28 under the names of MNIST, some packed, with their own md5s."""
+    md5s = {}
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     arrays = {}
     for kind, n, suffix in (("train", 200, ".gz"), ("t10k", 50, "")):
         arrays[kind] = rng.integers(0, 256, (n, 28, 28), np.uint8), (np.arange(n) % 10).astype(np.uint8)
-        write_idx(folder / f"{kind}-images-idx3-ubyte{suffix}", arrays[kind][0])
-        write_idx(folder / f"{kind}-labels-idx1-ubyte{suffix}", arrays[kind][1])
+        for name, array in zip((f"{kind}-images-idx3-ubyte", f"{kind}-labels-idx1-ubyte"), arrays[kind], strict=True):
+            md5s[name] = write_idx(folder / f"{name}{suffix}", array)
+    monkeypatch.setattr(images, "MNIST_FILES", md5s)
     return tmp_path, arrays
 
 
@@ -320,24 +324,21 @@ def test_mnist_is_downloaded_once_and_kept(monkeypatch, tiny_mnist, tmp_path_fac
 def test_idx_files_are_checked(tmp_path):
     path = tmp_path / "images"
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    write_idx(path, array)
-    assert np.array_equal(images.read_idx(path), array)
-    with pytest.raises(ValueError, match="images: md5 of the unpacked bytes must be 0123, found"):
-        images.read_idx(path, "0123")
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"must hold the bytes of shape \(2, 3, 4\) .* found 23"):
-        images.read_idx(path)
-    write_idx(path, array, magic=b"\0\0\x0d")
-    with pytest.raises(ValueError, match="must begin like an idx file of bytes"):
-        images.read_idx(path)
-    path.write_bytes(b"")
-    with pytest.raises(ValueError, match="must begin like an idx file of bytes"):
-        images.read_idx(path)
+    md5 = write_idx(path, array)
+    good = path.read_bytes()
+    assert np.array_equal(images.read_idx(path, md5), array)
+    other_type, other_shape = b"\0\0\x0d" + good[3:], good[:4] + struct.pack(">3i", 2, 4, 3) + good[16:]
+    for damaged in (good[:-1], good + b"\0", good[:-1] + b"\xff", other_type, other_shape, b""):
+        path.write_bytes(damaged)
+        found = hashlib.md5(damaged).hexdigest()
+        with pytest.raises(ValueError, match=f"images: md5 of the unpacked bytes must be {md5}, found {found}"):
+            images.read_idx(path, md5)
     packed = tmp_path / "images.gz"
     write_idx(packed, array)
+    assert np.array_equal(images.read_idx(packed, md5), array)
     packed.write_bytes(packed.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"images.gz: cannot be read"):
-        images.read_idx(packed)
+        images.read_idx(packed, md5)
 
 
 # Names and folders

@@ -10,9 +10,19 @@ EPS = sympy.Symbol(r"\varepsilon", positive=True)
 MAX_OPERATIONS = 80  # `simplify` tries nothing on a longer formula
 
 
-def to_sympy(loss, weights: bool = True, epsilon=None, digits: int | None = None) -> sympy.Expr:
+class Displayed:
+    """What a loss with `to_sympy(weights, digits)` offers for display, in notebooks too."""
+
+    def to_latex(self, weights: bool = True, digits: int = 3) -> str:
+        """The loss as LaTeX, coefficients rounded to `digits` significant digits."""
+        return latex(self.to_sympy(weights, digits))
+
+    def _repr_latex_(self) -> str:
+        return f"${self.to_latex()}$"
+
+
+def to_sympy(loss, weights: bool = True, epsilon=EPSILON, digits: int | None = None) -> sympy.Expr:
     """SymPy form of a loss's element, for display and simplification. `epsilon` replaces 1e-7, as a symbol for display."""
-    epsilon = sympy.Float(EPSILON) if epsilon is None else epsilon
     operators = PRIMITIVES[loss.protection]
     terminals = {"y": Y, "f": F, "1": sympy.Integer(1), "-1": sympy.Integer(-1)}
     numbers = [sympy.Float(w, digits) if weights and w != 1 else sympy.Integer(1) for w in loss.weights.tolist()]
@@ -87,12 +97,10 @@ def _rounded(number: sympy.Float, digits: int) -> sympy.Number:
     return sympy.Integer(float(text)) if float(text).is_integer() else sympy.Float(text, digits)
 
 
-_PYTHON = {
-    **{"add": "{} + {}", "sub": "{} - {}", "mul": "{} * ({})", "square": "torch.square({})"},
-    **{"aq": "aq({}, {})", "min": "torch.minimum({}, {})", "max": "torch.maximum({}, {})"},
-    **{name: f"torch.{name}({{}})" for name in ("sign", "abs", "tanh")},
-    **{name: f"torch.{name}(protect({{}}))" for name in ("log", "sqrt")},
-}
+_PYTHON = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * ({})", "aq": "aq({}, {})"}
+_PYTHON |= {"min": "torch.minimum({}, {})", "max": "torch.maximum({}, {})"}
+_PYTHON |= {name: f"torch.{name}({{}})" for name in ("sign", "square", "abs", "tanh")}
+_PYTHON |= {name: f"torch.{name}(protect({{}}))" for name in ("log", "sqrt")}
 
 
 def to_python(loss) -> str:
@@ -101,21 +109,19 @@ def to_python(loss) -> str:
     names = [expression.node_name(node) for node in loss.tree]
     terminals = {"y": "y", "f": "f", "1": "one", "-1": "(-one)"}
     values = [terminals.get(name, f"v{i}") for i, name in enumerate(names)]
+    edges = ["", *(f"{w!r} * {value}" for w, value in zip(weights, values[1:], strict=True))]  # the one above each node
     steps = []  # one line a node, so that no tree is nested too deeply for the parser
     for i, arguments in reversed(list(enumerate(expression.children(loss.tree)))):
         if arguments:
-            steps.append(
-                f"v{i} = " + _PYTHON[names[i]].format(*(f"{weights[c - 1]!r} * {values[c]}" for c in arguments))
-            )
+            steps.append(f"v{i} = {_PYTHON[names[i]].format(*(edges[c] for c in arguments))}")
     inside = f"x.abs().clamp(min={EPSILON})" if loss.protection == "clamp" else f"x.abs() + {EPSILON}"
+    one_hot = "torch.nn.functional.one_hot(target, prediction.shape[-1]).to(f.dtype)"
     prepare = ["y, f = target, prediction"]
     if loss.classification:
-        prepare = [
-            "f = torch.softmax(prediction, -1)",
-            "y = torch.nn.functional.one_hot(target, prediction.shape[-1]).to(f.dtype)",
-        ]
+        prepare = ["f = torch.softmax(prediction, -1)", f"y = {one_hot}"]
     value = "torch.nn.functional.softplus(v0)" if loss.non_negative else "v0"
     reduce = (".sum(-1)" if loss.classification else "") + {"none": ""}.get(loss.reduction, f".{loss.reduction}()")
+    body = [*prepare, "one = f.new_ones(())", *steps, f"return ({value} + torch.zeros_like(f)){reduce}"]
     lines = [
         "import torch\n\n",
         "def protect(x):",
@@ -124,9 +130,6 @@ def to_python(loss) -> str:
         "    return a / torch.hypot(torch.ones_like(b), b)\n\n",
         "def loss(prediction, target):",
         f'    """{loss.tree}"""',
-        *(f"    {line}" for line in prepare),
-        "    one = f.new_ones(())",
-        *(f"    {line}" for line in steps),
-        f"    return ({value} + torch.zeros_like(f)){reduce}",
+        *(f"    {line}" for line in body),
     ]
     return "\n".join(lines) + "\n"

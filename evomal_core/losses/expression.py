@@ -21,15 +21,15 @@ for _name, _arity in ARITY.items():
     PRIMITIVE_SET.addPrimitive(lambda *x: x, _arity, name=_name)  # never called: trees are compiled, not evaluated
 for _name in TERMINALS[2:]:
     PRIMITIVE_SET.addTerminal(_name, name=_name)
-_NODES = {
-    node.name if isinstance(node, gp.Primitive) else node.format(): node for node in PRIMITIVE_SET.mapping.values()
-}
-_CORRECTIONS = tuple(_NODES[name] for name in ("add", "sub", "mul", "aq"))  # [R]
 
 
 def node_name(node) -> str:
     """Name of a node: an operator of Table I, or one of `y`, `f`, `1`, `-1`."""
     return node.name if isinstance(node, gp.Primitive) else node.format()
+
+
+_NODES = {node_name(node): node for node in PRIMITIVE_SET.mapping.values()}
+_CORRECTIONS = tuple(_NODES[name] for name in ("add", "sub", "mul", "aq"))  # [R]
 
 
 def children(tree: Tree) -> list[tuple[int, ...]]:
@@ -51,33 +51,29 @@ def parse(text: str) -> Tree:
     """
     if not isinstance(text, str):
         raise ValueError(f"an expression must be a string such as 'square(sub(y, f))', got {type(text).__name__}")
-    tokens = re.findall(r"-?\w+|\S", text)
-    nodes, pending, depth = [], [], 0  # pending: arguments still to come of each open operator
-    for position, token in enumerate(tokens):
-        expects_argument = position == 0 or tokens[position - 1] in ("(", ",")
-        if token in _NODES and expects_argument:
-            node = _NODES[token]
-            nodes.append(node)
-            if node.arity and tokens[position + 1 : position + 2] != ["("]:
-                raise ValueError(f"operator {token!r} needs {node.arity} argument(s) in brackets in {text[:200]!r}")
-        elif token == "(" and nodes and position and nodes[-1].arity and tokens[position - 1] == nodes[-1].name:
-            pending.append(nodes[-1].arity - 1)
-        elif token == "," and pending and pending[-1] > 0 and not expects_argument:
-            pending[-1] -= 1
-        elif token == ")" and pending and pending[-1] == 0 and not expects_argument:
-            pending.pop()
-        else:
-            known = ", ".join([*ARITY, *TERMINALS])
-            raise ValueError(
-                f"unexpected {token[:50]!r} at token {position + 1} of {text[:200]!r}; known names: {known}"
-            )
-        depth = max(depth, len(pending))
-        if len(nodes) > MAX_PARSED_NODES or depth > MAX_PARSED_HEIGHT:
+    tokens = iter(enumerate([*re.findall(r"-?\w+|\S", text), "end of text"], start=1))
+    nodes: list = []
+
+    def take(expected, description: str) -> str:
+        """The next token, which must be one of those expected."""
+        position, token = next(tokens)
+        if token not in expected:
+            raise ValueError(f"unexpected {token[:50]!r} at token {position} of {text[:200]!r}; expected {description}")
+        return token
+
+    def read(height: int) -> None:
+        """Read one subtree into `nodes`: a name and, of an operator, its arguments in brackets."""
+        node = _NODES[take(_NODES, f"one of the known names: {', '.join([*ARITY, *TERMINALS])}")]
+        nodes.append(node)
+        if len(nodes) > MAX_PARSED_NODES or height > MAX_PARSED_HEIGHT:
             raise ValueError(f"an expression has at most {MAX_PARSED_NODES} nodes and height {MAX_PARSED_HEIGHT}")
-        if not pending and position + 1 < len(tokens) and token not in ARITY:
-            raise ValueError(f"unexpected text behind the expression: {tokens[position + 1][:50]!r} in {text[:200]!r}")
-    if not nodes or pending:
-        raise ValueError(f"the expression ends too early: {text[:200]!r}")
+        for mark in ("", "()", "(,)")[node.arity]:  # an argument follows each but the last
+            take([mark], f"{node.arity} argument(s) of {node.name} in brackets")
+            if mark != ")":
+                read(height + 1)
+
+    read(height=0)
+    take(["end of text"], "nothing behind the expression")
     return Tree(nodes)
 
 
@@ -94,9 +90,11 @@ def cross(first: Tree, second: Tree) -> Tree:
 
 def mutate(tree: Tree, heights: tuple[int, int] = (0, 2)) -> Tree:
     """Uniform mutation: a random subtree is replaced with a new one. Draws from the global generators."""
-    return gp.mutUniform(Tree(tree), lambda pset, type_: gp.genHalfAndHalf(pset, *heights, type_=type_), PRIMITIVE_SET)[
-        0
-    ]
+
+    def subtree(pset, type_):
+        return gp.genHalfAndHalf(pset, *heights, type_=type_)
+
+    return gp.mutUniform(Tree(tree), subtree, PRIMITIVE_SET)[0]
 
 
 def correct(tree: Tree) -> Tree:

@@ -7,18 +7,18 @@ import sympy
 import torch
 from torch import nn
 
-from .. import files
 from ..config import check_choice
-from .elementwise import SCHEMA
-from .export import F, Y, latex
+from .elementwise import ElementwiseLoss
+from .export import Displayed, F, Y
 from .meta_network import MetaLoss
 
 
-class _Handcrafted:
+class _Handcrafted(Displayed):
     """What `MetaLoss` offers beside being called."""
 
     kind: str
     formula: sympy.Expr
+    save = ElementwiseLoss.save
 
     def to_json(self) -> dict:
         return {"kind": self.kind}
@@ -29,17 +29,8 @@ class _Handcrafted:
             raise ValueError(f"a {cls.kind} has no settings, got {sorted(data)}")
         return cls()
 
-    def save(self, path) -> None:
-        files.write_json(path, {"schema": SCHEMA, **self.to_json()})
-
-    def to_sympy(self, weights: bool = True) -> sympy.Expr:
+    def to_sympy(self, weights: bool = True, digits: int | None = None) -> sympy.Expr:
         return self.formula
-
-    def to_latex(self, weights: bool = True, digits: int = 3) -> str:
-        return latex(self.formula)
-
-    def _repr_latex_(self) -> str:
-        return f"${self.to_latex()}$"
 
     def __str__(self) -> str:
         return self.kind

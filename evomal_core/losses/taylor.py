@@ -7,12 +7,12 @@ from torch import nn
 
 from ..config import check_choice
 from .elementwise import Elements, ElementwiseLoss
-from .export import F, Y
+from .export import Displayed, F, Y
 
 PARAMETERS = 8
 
 
-class TaylorLoss(ElementwiseLoss):
+class TaylorLoss(Displayed, ElementwiseLoss):
     """M = t2 a + t3 a²/2 + t4 a³/6 + t5 b a + t6 b a²/2 + t7 b² a/2 with a = f - t1, b = y - t0; squared error is t3 = 2,
     t5 = -2. Terms without the prediction, whose gradient is zero, are left out.
 
@@ -35,9 +35,8 @@ class TaylorLoss(ElementwiseLoss):
     def _polynomial(self, t, y, f):
         a, b, moved = (f - t[1], y - t[0], f) if self.roles == "prediction" else (y - t[1], f - t[0], y)
         last = a if self.last_term == "t1" else moved - t[0]
-        return (
-            t[2] * a + t[3] / 2 * a**2 + t[4] / 6 * a**3 + t[5] * b * a + t[6] / 2 * b * a**2 + t[7] / 2 * b**2 * last
-        )
+        alone = t[2] * a + t[3] / 2 * a**2 + t[4] / 6 * a**3
+        return alone + t[5] * b * a + t[6] / 2 * b * a**2 + t[7] / 2 * b**2 * last
 
     def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         value = self._polynomial(self.weights, y, f)
@@ -57,15 +56,8 @@ class TaylorLoss(ElementwiseLoss):
 
     def to_sympy(self, weights: bool = True, digits: int | None = None) -> sympy.Expr:
         """The polynomial in `y`, `f`; with `weights=False` its parameters stay symbols."""
-        if weights:
-            return self._polynomial([sympy.Float(t, digits) for t in self.weights.tolist()], Y, F)
-        return self._polynomial(sympy.symbols("theta0:8"), Y, F)
-
-    def to_latex(self, weights: bool = True, digits: int = 3) -> str:
-        return sympy.latex(self.to_sympy(weights, digits), symbol_names={F: r"f_\theta(x)"})
-
-    def _repr_latex_(self) -> str:
-        return f"${self.to_latex()}$"
+        t = [sympy.Float(t, digits) for t in self.weights.tolist()] if weights else sympy.symbols("theta0:8")
+        return self._polynomial(t, Y, F)
 
     def __str__(self) -> str:
         return "taylor(" + ", ".join(f"{t:.4g}" for t in self.weights.tolist()) + ")"

@@ -1,7 +1,5 @@
 """The base models, one file an architecture."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
@@ -17,13 +15,7 @@ from evomal_core.tasks.task import Task
 __all__ = ["build_model", "initialise"]
 
 # name -> function of (input_shape, outputs); the model's attribute `initialisation` draws its weights
-BUILDERS: dict[str, Callable[[tuple[int, ...], int], nn.Sequential]] = {
-    "mlp": mlp,
-    "logistic": logistic,
-    "lenet5": lenet5,
-    "allcnnc": allcnnc,
-    "resnet18": resnet18,
-}
+BUILDERS = {build.__name__: build for build in (mlp, logistic, lenet5, allcnnc, resnet18)}
 
 
 def build_model(name: str, task: Task) -> nn.Module:

@@ -1,15 +1,15 @@
 """All-CNN-C (Springenberg et al. 2015) with BatchNorm (section IV-B)."""
 
+import itertools
+
 from torch import nn
 
-from evomal_core.models.initialisation import kaiming_normal
+from evomal_core.models.initialisation import chain, kaiming_normal
 
-# (channels, kernel, stride); 0 channels: the number of outputs
-LAYERS = (
-    *((96, 3, 1), (96, 3, 1), (96, 3, 2)),
-    *((192, 3, 1), (192, 3, 1), (192, 3, 2)),
-    *((192, 3, 1), (192, 1, 1), (0, 1, 1)),
-)
+# Of the nine convolutions; the last has as many channels as there are outputs.
+CHANNELS = (96, 96, 96, 192, 192, 192, 192, 192)
+KERNELS = (3, 3, 3, 3, 3, 3, 3, 1, 1)
+STRIDES = (1, 1, 2, 1, 1, 2, 1, 1, 1)
 
 
 def allcnnc(input_shape: tuple[int, ...], outputs: int) -> nn.Sequential:
@@ -21,13 +21,9 @@ def allcnnc(input_shape: tuple[int, ...], outputs: int) -> nn.Sequential:
     if len(input_shape) != 3:
         raise ValueError(f"allcnnc expects inputs of shape (channels, height, width), got {tuple(input_shape)}")
     layers: list[nn.Module] = []
-    channels = input_shape[0]
-    for i, (width, kernel, stride) in enumerate(LAYERS, start=1):
-        width = width or outputs
-        layers += [nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2), nn.BatchNorm2d(width)]
-        layers += [nn.ReLU()] if i < len(LAYERS) else []
+    channels = itertools.pairwise((input_shape[0], *CHANNELS, outputs))
+    for i, ((before, after), kernel, stride) in enumerate(zip(channels, KERNELS, STRIDES, strict=True), start=1):
+        layers += [nn.Conv2d(before, after, kernel, stride, padding=kernel // 2), nn.BatchNorm2d(after)]
+        layers += [nn.ReLU()] if i < len(KERNELS) else []
         layers += [nn.Dropout(0.5)] if i in (3, 6) else []
-        channels = width
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model.initialisation = kaiming_normal
-    return model
+    return chain(kaiming_normal, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -51,35 +52,41 @@ def _reset(module: nn.Module, name: str, covered: bool = False) -> None:
         reset()
 
 
+def chain(rule: Callable[[nn.Module, torch.Generator], None], *layers: nn.Module) -> nn.Sequential:
+    """The layers one behind another, as a model whose weights `rule` draws."""
+    model = nn.Sequential(*layers)
+    model.initialisation = rule
+    return model
+
+
 def xavier_uniform(model: nn.Module, generator: torch.Generator) -> None:
     """Weights U(−a, a) with a = sqrt(6 / (fan in + fan out)); biases 0; BatchNorm weight 1, bias 0."""
     for weight, fan_in, fan_out in _weights(model):
         bound = math.sqrt(6.0 / (fan_in + fan_out))
-        _fill(weight, lambda t, a=bound: t.uniform_(-a, a, generator=generator))
+        weight.uniform_(-bound, bound, generator=generator)
 
 
 def kaiming_normal(model: nn.Module, generator: torch.Generator) -> None:
     """Weights N(0, 2 / fan in); biases 0; BatchNorm weight 1, bias 0."""
     for weight, fan_in, _ in _weights(model):
-        std = math.sqrt(2.0 / fan_in)
-        _fill(weight, lambda t, s=std: t.normal_(0.0, s, generator=generator))
+        weight.normal_(0.0, math.sqrt(2.0 / fan_in), generator=generator)
 
 
 def _weights(model: nn.Module):
-    """Yield (weight, fan in, fan out) of each layer, in the order of `modules()`, and reset what is not drawn."""
+    """Yield (weight, fan in, fan out) of each layer, in the order of `modules()`, and reset what is not drawn.
+
+    The caller fills the weight before it goes on. What does not lie contiguously on the CPU is filled there in a tensor of
+    its own and copied: the same numbers everywhere.
+    """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.reset_parameters()  # draws nothing; resets the running statistics, too
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
             if module.bias is not None:
                 module.bias.zero_()
-            field = math.prod(module.weight.shape[2:])  # 1 of Linear
-            yield module.weight, module.weight.shape[1] * field, module.weight.shape[0] * field
-
-
-def _fill(weight: torch.Tensor, draw) -> None:
-    """Draw in place on the CPU, else (or if laid out otherwise) on the CPU and copy: the same numbers everywhere."""
-    if weight.device.type == "cpu" and weight.is_contiguous():
-        draw(weight)
-    else:
-        weight.copy_(draw(torch.empty(weight.shape, dtype=weight.dtype)))
+            weight = module.weight
+            field = math.prod(weight.shape[2:])  # 1 of Linear
+            in_place = weight.device.type == "cpu" and weight.is_contiguous()
+            drawn = weight if in_place else torch.empty(weight.shape, dtype=weight.dtype)
+            yield drawn, weight.shape[1] * field, weight.shape[0] * field
+            weight.copy_(drawn)  # nothing to do where it was filled in place

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from evomal_core.models.initialisation import xavier_uniform
+from evomal_core.models.initialisation import chain, xavier_uniform
 from evomal_core.models.layers import HalvingPool, Tanh
 
 
@@ -10,11 +10,10 @@ def lenet5(input_shape: tuple[int, ...], outputs: int) -> nn.Sequential:
     """x (B, 1, 28, 28) -> z (B, outputs). 44,426 parameters with 10 outputs."""
     if tuple(input_shape) != (1, 28, 28):
         raise ValueError(f"lenet5 expects inputs of shape (1, 28, 28), got {tuple(input_shape)}")
-    model = nn.Sequential(
+    return chain(
+        xavier_uniform,
         *(nn.Conv2d(1, 6, 5), Tanh(), HalvingPool()),  # (B, 6, 12, 12)
         *(nn.Conv2d(6, 16, 5), Tanh(), HalvingPool()),  # (B, 16, 4, 4)
         *(nn.Flatten(), nn.Linear(256, 120), Tanh()),  # (B, 120)
         *(nn.Linear(120, 84), Tanh(), nn.Linear(84, outputs)),
     )
-    model.initialisation = xavier_uniform
-    return model

@@ -5,7 +5,7 @@ import math
 
 from torch import nn
 
-from evomal_core.models.initialisation import xavier_uniform
+from evomal_core.models.initialisation import chain, xavier_uniform
 
 
 def mlp(input_shape: tuple[int, ...], outputs: int, hidden: tuple[int, ...] = (1000, 1000)) -> nn.Sequential:
@@ -14,6 +14,4 @@ def mlp(input_shape: tuple[int, ...], outputs: int, hidden: tuple[int, ...] = (1
     layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
     for size_in, size_out in itertools.pairwise(sizes):
         layers += [nn.Linear(size_in, size_out), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
-    model.initialisation = xavier_uniform
-    return model
+    return chain(xavier_uniform, *layers, nn.Linear(sizes[-1], outputs))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from evomal_core.models.initialisation import kaiming_normal
+from evomal_core.models.initialisation import chain, kaiming_normal
 
 
 def convolve(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -33,10 +33,6 @@ def resnet18(input_shape: tuple[int, ...], outputs: int) -> nn.Sequential:
     if len(input_shape) != 3:
         raise ValueError(f"resnet18 expects inputs of shape (channels, height, width), got {tuple(input_shape)}")
     layers: list[nn.Module] = [convolve(input_shape[0], 64, 3), nn.ReLU()]
-    channels = 64
-    for width, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+    for channels, width, stride in ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)):
         layers += [BasicBlock(channels, width, stride), BasicBlock(width, width, 1)]
-        channels = width
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
-    model.initialisation = kaiming_normal
-    return model
+    return chain(kaiming_normal, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, outputs))

@@ -1,13 +1,15 @@
 """Data sets as `Task`s: training, validation and test part, task loss and metric."""
 
 import os
+import re
 from pathlib import Path
 
 import torch
 
-from evomal_core.config import DATASETS, TABULAR, Protocol, check_choice
+from evomal_core.config import DATASETS, TABULAR, Protocol, check, check_choice
 from evomal_core.tasks import images, tabular
-from evomal_core.tasks.task import DataUnavailable, Task
+from evomal_core.tasks.sources import DataUnavailable
+from evomal_core.tasks.task import Task
 
 __all__ = ["DataUnavailable", "Task", "load_task"]
 
@@ -31,29 +33,23 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
     check_choice("data set", name, DATASETS)
     kind = Protocol.parse(protocol)["split"]
     dtype = getattr(torch, check_choice("dtype", str(dtype).removeprefix("torch."), ("float32", "float64")))
-    try:
-        known = device == "auto" or torch.device(device).type == "cpu" or torch.cuda.is_available()
-    except RuntimeError:
-        known = False
-    if not known:
-        gpu = "there is a GPU" if torch.cuda.is_available() else "there is no GPU that PyTorch can use"
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}; {gpu}")
+    gpu = torch.cuda.is_available()
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if gpu else "cpu"
+    known = re.fullmatch(r"(cpu|cuda)(:\d+)?" if gpu else r"cpu(:\d+)?", str(device))
+    found = "there is a GPU" if gpu else "there is no GPU that PyTorch can use"
+    check(known, "device", "auto, cpu, cuda or cuda:N", f"{device!r}; {found}")
     folder = find_data_dir(data_dir)
     if name in TABULAR:
-        parts, facts = tabular.split(*tabular.load_table(name, folder), kind), {"classification": False}
+        parts, outputs = tabular.split(*tabular.load_table(name, folder), kind), 1
     elif name in images.LOADERS:
-        parts, source = images.load_images(name, folder)
-        facts = {"classification": True, "outputs": source.classes, "augmentation": source.augmentation}
+        parts, outputs = images.load_images(name, folder)
     else:
         loaded = ", ".join([*TABULAR, *images.LOADERS])
         raise NotImplementedError(f"data set {name!r} cannot be loaded yet; this version loads {loaded}")
 
-    def tensor(a) -> torch.Tensor:
-        return torch.as_tensor(a, device=device, dtype=torch.int64 if a.ndim == 1 else dtype).contiguous()
-
-    return Task(name, **{part: (tensor(x), tensor(y)) for part, (x, y) in parts.items()}, **facts)
+    tensors = {part: (torch.as_tensor(x), torch.as_tensor(y)) for part, (x, y) in parts.items()}
+    return Task(name, **tensors, classification=name not in TABULAR, outputs=outputs).to(device, dtype)
 
 
 def find_data_dir(data_dir=None) -> Path:
@@ -66,7 +62,6 @@ def find_data_dir(data_dir=None) -> Path:
     if not named:
         return Path(__file__).parents[2] / "data"
     folder = Path(named).expanduser()
-    if not folder.is_dir():
-        origin = "data_dir" if data_dir else "the environment variable EVOMAL_DATA"
-        raise ValueError(f"{origin} must be an existing folder, got {str(named)!r}")
+    origin = "data_dir" if data_dir else "the environment variable EVOMAL_DATA"
+    check(folder.is_dir(), origin, "an existing folder", repr(str(named)))
     return folder

@@ -1,11 +1,8 @@
 """The tabular regression tasks: Diabetes, Boston Housing, California Housing (section IV-B)."""
 
-import contextlib
-import socket
-import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,21 +11,8 @@ from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
 from evomal_core import files
-from evomal_core.tasks.task import PARTS, DataUnavailable
-
-Arrays = tuple[np.ndarray, np.ndarray]  # x (N, features), y (N, 1); float64
-DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
-
-
-@contextlib.contextmanager
-def download_timeout(seconds: float = DOWNLOAD_TIMEOUT) -> Iterator[None]:
-    """Limit the wait for a server inside libraries that set no limit of their own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+from evomal_core.tasks.sources import Arrays, download, find_file
+from evomal_core.tasks.task import PARTS
 
 
 def _fetch_boston(scratch: str) -> np.ndarray:
@@ -58,8 +42,7 @@ class Table:
 
     def find(self, folder: Path) -> Path | None:
         short = self.file.replace("_housing", "")
-        names = (self.file, f"{self.file}.gz", short, f"{short}.gz")
-        return next((folder / name for name in names if (folder / name).is_file()), None)
+        return find_file(folder, self.file, f"{self.file}.gz", short, f"{short}.gz")
 
     def check(self, table: np.ndarray, origin) -> np.ndarray:
         """Return `table`; raise ValueError that names `origin`, what was expected and what was found."""
@@ -82,17 +65,12 @@ class Table:
 
     def download(self, folder: Path) -> np.ndarray:
         """Fetch, check and keep as `folder/file`, written under another name and renamed. Raises DataUnavailable."""
-        try:
-            with tempfile.TemporaryDirectory() as scratch, download_timeout():
-                table = self.check(self.fetch(scratch), self.source)
-        except Exception as error:  # of the network, and whatever scikit-learn makes of an answer it did not expect
-            columns = ",".join(self.columns)
-            reason = f"{type(error).__name__}: {error}"
-            raise DataUnavailable(
-                f"no {self.file}[.gz] in {folder}, and no download from {self.source} ({reason})."
-                f" Put a CSV file of this name there: header line {columns}, then {self.rows} lines, target last."
-            ) from error
-        lines = [",".join(self.columns), *(",".join(map(repr, row)) for row in table.tolist())]
+        header = ",".join(self.columns)
+        missing = f"no {self.file}[.gz] in {folder}, and no download from {self.source}"
+        remedy = f"Put a CSV file of this name there: header line {header}, then {self.rows} lines, target last."
+        with download(missing, remedy) as scratch:
+            table = self.check(self.fetch(scratch), self.source)
+        lines = [header, *(",".join(map(repr, row)) for row in table.tolist())]
         try:
             files.write_text(folder / self.file, "\n".join(lines) + "\n")
         except OSError as error:
@@ -140,22 +118,19 @@ def split(x: np.ndarray, y: np.ndarray, kind: str) -> dict[str, Arrays]:
     """Split once for all seeds [R] and standardise with the training part (the switch `split` of `config.Protocol`).
 
     Args:
-        x: (N, features).
-        y: (N, 1).
+        x: (N, features); float64.
+        y: (N, 1); float64.
         kind: "honest", 60:20:20; or "overlapping", as the released code does it: the 40 % is halved into training and
             validation part, all of it is the test part, and the 60 % is not used.
 
     Returns:
         part -> (x, y).
     """
-    x60, x40, y60, y40 = train_test_split(x, y, test_size=0.4, random_state=0)
-    x20, x20_second, y20, y20_second = train_test_split(x40, y40, test_size=0.5, random_state=0)
-    if kind == "honest":
-        parts = [(x60, y60), (x20, y20), (x20_second, y20_second)]
-    else:
-        parts = [(x20, y20), (x20_second, y20_second), (x40, y40)]
-    (x_mean, x_std), (y_mean, y_std) = map(_scale, parts[0])
-    return {n: ((a - x_mean) / x_std, (b - y_mean) / y_std) for n, (a, b) in zip(PARTS, parts, strict=True)}
+    sixty, forty = train_test_split(np.arange(len(y)), test_size=0.4, random_state=0)
+    first, second = train_test_split(forty, test_size=0.5, random_state=0)
+    parts = (sixty, first, second) if kind == "honest" else (first, second, forty)
+    (x_mean, x_std), (y_mean, y_std) = _scale(x[parts[0]]), _scale(y[parts[0]])
+    return {n: ((x[i] - x_mean) / x_std, (y[i] - y_mean) / y_std) for n, i in zip(PARTS, parts, strict=True)}
 
 
 def _scale(a: np.ndarray) -> Arrays:

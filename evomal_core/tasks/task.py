@@ -6,14 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from evomal_core.config import check_choice
+from evomal_core.config import check, check_choice
 
 Part = tuple[Tensor, Tensor]  # (x, y)
 PARTS = ("train", "validation", "test")
-
-
-class DataUnavailable(RuntimeError):
-    """A data set is neither on disk nor to be had from where it is published."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,45 +41,45 @@ class Task:
     augmentation: str | None = None
 
     def __post_init__(self):
-        metric_name = "error rate" if self.classification else "mean squared error"
-        if self.metric_name not in (None, metric_name):
-            kind = "classification" if self.classification else "regression"
-            raise ValueError(f"Task.metric_name of {kind} must be {metric_name!r}, got {self.metric_name!r}")
+        if self.classification:
+            kind, metric_name, task_loss = "classification", "error rate", nn.CrossEntropyLoss()
+            check(self.outputs >= 2, "Task.outputs of classification", "at least 2 (classes)", self.outputs)
+        else:
+            kind, metric_name, task_loss = "regression", "mean squared error", nn.MSELoss()
+            check(self.outputs == 1, "Task.outputs of regression", 1, self.outputs)
+        known = self.metric_name in (None, metric_name)
+        check(known, f"Task.metric_name of {kind}", repr(metric_name), repr(self.metric_name))
         object.__setattr__(self, "metric_name", metric_name)
-        if self.task_loss is None:
-            object.__setattr__(self, "task_loss", nn.CrossEntropyLoss() if self.classification else nn.MSELoss())
+        object.__setattr__(self, "task_loss", task_loss if self.task_loss is None else self.task_loss)
         check_choice("Task.augmentation", self.augmentation, (None, "crop-flip"))
-        if self.classification and self.outputs < 2:
-            raise ValueError(f"Task.outputs of classification must be at least 2 (classes), got {self.outputs}")
-        if not self.classification and self.outputs != 1:
-            raise ValueError(f"Task.outputs of regression must be 1, got {self.outputs}")
         for part in PARTS:
             self._check(part)
 
     def _check(self, part: str) -> None:
-        def need(true: bool, thing: str, expected, got) -> None:
-            if not true:
-                raise ValueError(f"Task.{part} {thing} must be {expected}, got {got}")
-
+        inputs, targets = f"Task.{part} x", f"Task.{part} y"
         pair = getattr(self, part)
         is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)
-        need(is_pair, "part", "a tuple (x, y) of tensors", pair if isinstance(pair, str) else type(pair).__name__)
+        got = pair if isinstance(pair, str) else type(pair).__name__
+        check(is_pair, f"Task.{part} part", "a tuple (x, y) of tensors", got)
         x, y = pair
         object.__setattr__(self, part, (x, y))
-        need(x.ndim >= 2 and len(x) > 0, "x", "(N, …) with N > 0", tuple(x.shape))
-        need(x.is_floating_point(), "x", "floating point", x.dtype)
-        need(x.shape[1:] == self.input_shape, "x", f"(N, {', '.join(map(str, self.input_shape))})", tuple(x.shape))
-        need(x.dtype == self.dtype, "x", f"{self.dtype} like Task.train", x.dtype)
-        need(x.device == y.device == self.device, "tensors", f"on {self.device}", f"x on {x.device}, y on {y.device}")
+        check(x.ndim >= 2 and len(x) > 0, inputs, "(N, …) with N > 0", tuple(x.shape))
+        check(x.is_floating_point(), inputs, "floating point", x.dtype)
+        instance = self.input_shape
+        check(x.shape[1:] == instance, inputs, f"(N, {', '.join(map(str, instance))})", tuple(x.shape))
+        check(x.dtype == self.dtype, inputs, f"{self.dtype} like Task.train", x.dtype)
+        got = f"x on {x.device}, y on {y.device}"
+        check(x.device == y.device == self.device, f"Task.{part} tensors", f"on {self.device}", got)
         shape, dtype = ((len(x),), torch.int64) if self.classification else ((len(x), 1), self.dtype)
-        need(y.shape == shape, "y", shape, tuple(y.shape))
-        need(y.dtype == dtype, "y", dtype, y.dtype)
-        need(bool(torch.isfinite(x).all()), "x", "finite", "a NaN or an infinity")
+        check(y.shape == shape, targets, shape, tuple(y.shape))
+        check(y.dtype == dtype, targets, dtype, y.dtype)
+        for tensor, name in ((x, inputs), (y, targets)):
+            check(tensor.isfinite().all(), name, "finite", "a NaN or an infinity")
         if self.classification:
             low, high = y.min().item(), y.max().item()
-            need(0 <= low and high < self.outputs, "y", f"a class from 0 to {self.outputs - 1}", f"{low} to {high}")
-        else:
-            need(bool(torch.isfinite(y).all()), "y", "finite", "a NaN or an infinity")
+            check(
+                0 <= low and high < self.outputs, targets, f"a class from 0 to {self.outputs - 1}", f"{low} to {high}"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -110,10 +106,10 @@ class Task:
         Returns:
             0-d tensor on the prediction's device; the host does not wait for it.
         """
-        if prediction.ndim != 2 or target.shape != (prediction.shape[:1] if self.classification else prediction.shape):
-            shapes = "(B, C) and (B,)" if self.classification else "(B, 1) and (B, 1)"
-            got = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
-            raise ValueError(f"{self.metric_name}: prediction and target must be {shapes}, got {got}")
+        fits = target.shape == (prediction.shape[:1] if self.classification else prediction.shape)
+        shapes = "(B, C) and (B,)" if self.classification else "(B, 1) and (B, 1)"
+        got = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
+        check(prediction.ndim == 2 and fits, f"{self.metric_name}: prediction and target", shapes, got)
         if not self.classification:
             return (prediction - target).square().mean()
         wrong = (prediction.argmax(1) != target).to(prediction.dtype)  # (B,)
