@@ -515,9 +515,11 @@ def test_resuming_in_the_process(uninterrupted, tmp_path, generation):
         (lambda d: d["config"].update(tournament_size=3), "tournament_size"),
         (lambda d: d["cell"].update(seed=4), "another run"),
         (lambda d: d.update(schema=7), "schema"),
+        (lambda d: d.pop("config"), "damaged"),
+        (lambda d: d["state"].pop("population"), "damaged"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path, change, message):
     class Stop(Exception):
         pass
 
@@ -568,6 +570,9 @@ def test_grid_in_spawned_processes(one_by_one, tmp_path):
     runs = run_grid(GRID, results_dir=tmp_path, workers=2, device="cpu", progress=lines.append)
     check(runs, GRID, one_by_one)
     assert sum("on the test part" in line for line in lines) == len(GRID)
+    for cell in GRID[2:]:  # the searches: of each generation one line, in order
+        said = [line.removeprefix(f"{cell}: ") for line in lines if line.startswith(f"{cell}: generation ")]
+        assert [line.split(",")[0] for line in said] == ["generation 1/2", "generation 2/2"]
 
 
 def test_grid_over_an_executor(one_by_one, tmp_path):

@@ -112,27 +112,25 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
 
 def _read(name: str, value):
     """A parameter's value in its type. A list may be one value or text with commas, also in brackets: `-p seeds "[0, 1]"`."""
+    text = str(value).strip()
+    none = text in ("", "None")
     if name in ("seeds", "datasets", "models", "methods"):
-        if isinstance(value, str):
-            value = [part.strip(" '\"") for part in value.strip(" []()").split(",") if part.strip()]
-        listed = tuple(dict.fromkeys(value if isinstance(value, (list, tuple)) else [] if value is None else [value]))
-        if not listed and name != "seeds":
+        parts = [part.strip(" '\"") for part in text.strip(" []()").split(",") if part.strip() and not none]
+        if not parts and name != "seeds":
             raise ValueError(f"{name} must name at least one, got {value!r}")
-        return tuple(_whole(name, v) for v in listed) if name == "seeds" else listed
-    if name in ("seed", "workers", "results_dir", "data_dir") and value in (None, "", "None"):
+        return tuple(dict.fromkeys(_whole(name, part) if name == "seeds" else part for part in parts))
+    if name in ("seed", "workers", "results_dir", "data_dir") and none:
         return None
     if name in ("seed", "workers"):
-        return _whole(name, value, least=int(name == "workers"))
+        return _whole(name, text, least=int(name == "workers"))
     if name == "force":
-        return check_choice(name, str(value).capitalize(), ("True", "False")) == "True"
-    if name == "device" and not re.fullmatch(r"cuda:\d+", str(value)):
-        check_choice(name, value, ("auto", "cpu", "cuda"))
-    return str(value)
+        return check_choice(name, text.capitalize(), ("True", "False")) == "True"
+    if name == "device" and not re.fullmatch(r"cuda:\d+", text):
+        check_choice(name, text, ("auto", "cpu", "cuda"))
+    return text
 
 
-def _whole(name: str, value, least: int = 0) -> int:
-    if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number, {least} or more; got {value!r}")
-    return value
+def _whole(name: str, text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more; got {text!r}")
+    return int(text)
