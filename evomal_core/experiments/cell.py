@@ -1,11 +1,10 @@
 """One cell of a table, run and kept: `Cell` names it, `run_cell` makes its record."""
 
-import dataclasses
 import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas
@@ -54,16 +53,16 @@ class Cell:
         if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"seed must be a whole number, 0 or more; got {self.seed!r}")
         object.__setattr__(self, "protocol", str(Protocol.parse(self.protocol)))
-        changed = dataclasses.asdict(Config.for_cell(self))  # raises for an unknown budget or override
+        changed = asdict(Config.for_cell(self))  # raises for an unknown budget or override
         object.__setattr__(self, "budget", str(self.budget).split("+")[0])
-        plain = dataclasses.asdict(Config.for_cell(self))
+        plain = asdict(Config.for_cell(self))
         differing = [f"{name}={_text(changed[name])}" for name in sorted(plain) if changed[name] != plain[name]]
         object.__setattr__(self, "budget", "+".join([self.budget, *differing]))
 
     def with_overrides(self, overrides: dict | None) -> "Cell":
         """The same cell with counts or settings changed, which stand in its budget's name."""
         changes = [f"{name}={_text(parse_override(name, value))}" for name, value in (overrides or {}).items()]
-        return dataclasses.replace(self, budget="+".join([self.budget, *changes])) if changes else self
+        return replace(self, budget="+".join([self.budget, *changes])) if changes else self
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.model}/{self.method} seed {self.seed} ({self.budget}, {self.protocol})"
@@ -121,8 +120,8 @@ def run_cell(
     model = build_model(cell.model, task)
     if threads is None:
         threads = (os.cpu_count() or 1) if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else 1
-    config = dataclasses.replace(config, engine=engine, threads=threads, copies=copies)
-    config = dataclasses.replace(config, copies=training.copies(config, model))
+    config = replace(config, engine=engine, threads=threads, copies=copies)
+    config = replace(config, copies=training.copies(config, model))
     folder = store.folder_of(cell, results_dir)
     if force:
         for name in ("record.json", "checkpoint.json", "loss.json", "history.csv"):
@@ -158,7 +157,7 @@ def _run(cell: Cell, config: Config, problem: Problem, folder: Path, say: Callab
     searched = time.perf_counter() - start
     # The control `tuned` brings a learning rate of its own
     rate = state.best.weights[0] if cell.method == "tuned" and state.best else config.base_learning_rate
-    status, reason, errors = _meta_test(loss, problem, dataclasses.replace(config, base_learning_rate=rate), cell.seed)
+    status, reason, errors = _meta_test(loss, problem, replace(config, base_learning_rate=rate), cell.seed)
     seconds = {phase: sum(row[f"seconds_{phase}"] for row in state.history) for phase in PHASES}
     total = time.perf_counter() - start
     seconds |= {"search": searched, "test": total - searched, "total": total}
@@ -167,8 +166,8 @@ def _run(cell: Cell, config: Config, problem: Problem, folder: Path, say: Callab
         loss.save(folder / "loss.json")
     record = {
         "schema": store.SCHEMA,
-        "cell": dataclasses.asdict(cell),
-        "config": dataclasses.asdict(config),
+        "cell": asdict(cell),
+        "config": asdict(config),
         "status": status,
         "reason": reason,
         "metric": task.metric_name,
@@ -210,8 +209,6 @@ def progress_line(cell: Cell, history: list[dict]) -> str:
     row, generations = history[-1], Config.for_cell(cell).generations
     best, median = ("none" if pandas.isna(row[k]) else f"{row[k]:.4f}" for k in ("best_so_far", "median"))
     spent = sum(row[f"seconds_{phase}"] for row in history for phase in PHASES)
-    left = spent / len(history) * (generations - len(history)) / 60
-    return (
-        f"{cell}: generation {len(history)}/{generations}, best {best}, median {median}, "
-        f"evaluated {row['evaluated']}, {left:.1f} min left"
-    )
+    left = f"{spent / len(history) * (generations - len(history)) / 60:.1f} min left"
+    numbers = f"best {best}, median {median}, evaluated {row['evaluated']}"
+    return f"{cell}: generation {len(history)}/{generations}, {numbers}, {left}"

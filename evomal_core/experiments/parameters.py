@@ -8,12 +8,11 @@ papermill writes the caller's values into a cell between the two, so an unknown 
 single values (`-p seed 3`), so a list may also be one value or a comma-separated string (`-p datasets diabetes,boston`).
 """
 
-import dataclasses
 import difflib
 import itertools
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..config import Config, check_choice
@@ -60,8 +59,8 @@ class Parameters:
 
     def cells(self) -> list[Cell]:
         """The cells to compute: every row under `seed` and each of `seeds`; none if no seed was asked for."""
-        wanted = sorted({*self.seeds, *([] if self.seed is None else [self.seed])})
-        return [dataclasses.replace(row, seed=seed) for seed in wanted for row in self.rows]
+        wanted = sorted({*self.seeds, self.seed} - {None})
+        return [replace(row, seed=seed) for seed in wanted for row in self.rows]
 
     @property
     def config(self) -> Config:
@@ -79,7 +78,7 @@ class Parameters:
         return {n: getattr(self, n) for n in ("results_dir", "data_dir", "device", "workers", "force")}
 
     def __str__(self) -> str:
-        return "\n".join(f"{name} = {value!r}" for name, value in dataclasses.asdict(self).items())
+        return "\n".join(f"{name} = {value!r}" for name, value in asdict(self).items())
 
 
 def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parameters:
@@ -107,19 +106,18 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
         for value in getattr(p, name):
             check_choice(name, value, allowed)
     row = p.rows[0]  # making the rows checks every name
-    return dataclasses.replace(p, budget=row.budget, protocol=row.protocol)
+    return replace(p, budget=row.budget, protocol=row.protocol)
 
 
 def _read(name: str, value):
     """A parameter's value in its type. A list may be one value or text with commas, also in brackets: `-p seeds "[0, 1]"`."""
-    text = str(value).strip()
-    none = text in ("", "None")
+    text = "" if str(value) == "None" else str(value).strip()
     if name in ("seeds", "datasets", "models", "methods"):
-        parts = [part.strip(" '\"") for part in text.strip(" []()").split(",") if part.strip() and not none]
+        parts = [part.strip(" '\"") for part in text.strip("[]()").split(",") if part.strip()]
         if not parts and name != "seeds":
             raise ValueError(f"{name} must name at least one, got {value!r}")
         return tuple(dict.fromkeys(_whole(name, part) if name == "seeds" else part for part in parts))
-    if name in ("seed", "workers", "results_dir", "data_dir") and none:
+    if name in ("seed", "workers", "results_dir", "data_dir") and not text:
         return None
     if name in ("seed", "workers"):
         return _whole(name, text, least=int(name == "workers"))

@@ -10,7 +10,6 @@ A run's identity is its cell and every setting that changes results in exact ari
 """
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import json
 import math
@@ -18,7 +17,7 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas
@@ -84,8 +83,8 @@ def folder_of(cell, folder=None) -> Path:
 
 def identity(cell, config: Config) -> dict:
     """What makes a run this run, as JSON has it."""
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_IDENTITY}
-    return json.loads(json.dumps({"cell": dataclasses.asdict(cell), "config": settings}))
+    settings = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY}
+    return json.loads(json.dumps({"cell": asdict(cell), "config": settings}))
 
 
 def check_identity(path: Path, recorded: dict, cell, config: Config) -> None:
