@@ -8,7 +8,6 @@ papermill writes the caller's values into a cell between the two, so an unknown 
 single values (`-p seed 3`), so a list may also be one value or a comma-separated string (`-p datasets diabetes,boston`).
 """
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterable
@@ -95,10 +94,8 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
     """
     names = known.split()
     for name, value in {} if given.get(CHECKED) else given.items():
-        if not (name in names or name.startswith("_") or name in ("In", "Out")) and isinstance(value, SIMPLE):
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown parameter {name!r}; this notebook takes {', '.join(names)}.{hint}")
+        if isinstance(value, SIMPLE) and not name.startswith("_") and name not in ("In", "Out"):
+            check_choice(f"unknown parameter {name!r}: a parameter of this notebook", name, names)
     if "get_ipython" in given:
         given[CHECKED] = True
     p = Parameters(**{name: _read(name, given[name]) for name in names if name in given})

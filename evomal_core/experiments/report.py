@@ -8,7 +8,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy
@@ -98,8 +98,8 @@ def runs_table(runs: Records | Iterable[store.Run]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=_COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
 
 
-_METRICS = ("test_metric", "validation_metric", "train_metric", "fitness")
-_NUMBERS = [*_METRICS, "candidates", "evaluated", "seconds", *(f"seconds_{phase}" for phase in PHASES)]
+_NUMBERS = [*("test_metric", "validation_metric", "train_metric", "fitness", "candidates", "evaluated", "seconds")]
+_NUMBERS += [f"seconds_{phase}" for phase in PHASES]
 _COLUMNS = [*KEYS, "seed", "source", "status", "reason", "metric", *_NUMBERS, "expression", "hardware"]
 
 
@@ -107,8 +107,8 @@ def _row(run: store.Run) -> dict:
     data, machine = run.data, run.data.get("hardware", {})
     loss, history = data.get("loss") or {}, data.get("history", [])
     return {
-        **{name: getattr(run.cell, name) for name in [*KEYS, "seed"]},
-        **{name: data.get(name) for name in ("metric", *_METRICS)},
+        **data,  # the names that are columns are taken
+        **asdict(run.cell),
         **{f"seconds_{phase}": run.seconds.get(phase) for phase in PHASES},
         "status": run.status,
         "reason": run.reason,
