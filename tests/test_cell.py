@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -672,6 +672,18 @@ def test_a_data_set_that_cannot_be_had_does_not_keep_the_others_from_running(no_
     assert {r.cell.dataset for r in read_runs(tmp_path / "r", Cell)[0]} == {"diabetes"}
     with pytest.raises(DataUnavailable, match=r"boston_housing\.csv"):
         run_cell(missing[0], results_dir=tmp_path / "r")
+
+
+def test_a_worker_that_dies_is_a_failed_run_that_says_what_spawning_needs(tmp_path):
+    class Dying(Executor):
+        def submit(self, *call, **arguments):
+            future = Future()
+            future.set_exception(BrokenExecutor("a process ended"))
+            return future
+
+    runs = run_grid(GRID[:2], executor=Dying(), results_dir=tmp_path, progress=None)
+    assert [r.status for r in runs] == ["failed"] * 2
+    assert runs[0].reason.startswith("BrokenExecutor: a process ended (") and "__main__" in runs[0].reason
 
 
 def test_a_cell_that_fails_does_not_keep_the_others_from_running(one_by_one, tmp_path):

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import pandas
@@ -43,17 +43,14 @@ def run_grid(
     """
     say = progress or (lambda line: None)
     cells = [cell.with_overrides(overrides) for cell in cells]
-    done: dict[Cell, store.Run] = {}
-    if not force:
-        done = {
-            cell: run for cell in dict.fromkeys(cells) if (run := _attempt(find_run, cell, results_dir=results_dir))
-        }
+    found = {} if force else {cell: _attempt(cell, find_run, cell, results_dir) for cell in cells}
+    done = {cell: run for cell, run in found.items() if run}
     waiting = [cell for cell in dict.fromkeys(cells) if cell not in done]
     arguments = {"results_dir": results_dir, "force": force, **same}
     workers = min(workers or os.cpu_count() or 1, len(waiting))
     if executor is None and workers <= 1:
         for cell in waiting:
-            done[cell] = _attempt(run_cell, cell, progress=say, **arguments)
+            done[cell] = _attempt(cell, run_cell, cell, progress=say, **arguments)
             say(_line(done[cell]))
     elif executor is None:
         context = multiprocessing.get_context("spawn")  # forked children inherit threads in an unknown state
@@ -64,21 +61,22 @@ def run_grid(
     return [done[cell] for cell in cells]
 
 
-def _attempt(call: Callable, cell: Cell, **arguments) -> store.Run | None:
-    """`run_cell` or `find_run`, with what went wrong as a run's status."""
+def _attempt(cell: Cell, call: Callable[..., store.Run | None], *arguments, **named) -> store.Run | None:
+    """What a call returns, or the run whose status says what went wrong with it."""
     try:
-        return call(cell, **arguments)
+        return call(*arguments, **named)
     except DataUnavailable as error:
         return store.Run(cell, "unavailable", reason=str(error))
     except Exception as error:
-        return store.Run(cell, "failed", reason=f"{type(error).__name__}: {error}")
+        hint = f" {MAIN_GUARD}" if isinstance(error, BrokenExecutor) else ""  # a worker that died
+        return store.Run(cell, "failed", reason=f"{type(error).__name__}: {error}{hint}")
 
 
 def _collect(executor: Executor, cells: Sequence[Cell], say, arguments) -> dict[Cell, store.Run]:
     """Submit cells, and report from the files they write while they run: any executor that shares them will do."""
     histories = {cell: store.folder_of(cell, arguments["results_dir"]) / "history.csv" for cell in cells}
     known = {cell: len(_rows(path)) for cell, path in histories.items()}  # generations of which there was a line
-    futures = {executor.submit(_attempt, run_cell, cell, **arguments): cell for cell in cells}
+    futures = {executor.submit(_attempt, cell, run_cell, cell, **arguments): cell for cell in cells}
     done: dict[Cell, store.Run] = {}
     running = set(futures)
     try:
@@ -91,11 +89,7 @@ def _collect(executor: Executor, cells: Sequence[Cell], say, arguments) -> dict[
                 known[cell] = len(rows)  # fewer than before if the run began anew
             for future in finished:
                 cell = futures[future]
-                try:
-                    done[cell] = future.result()
-                except Exception as error:  # a worker that died
-                    reason = f"{type(error).__name__}: {error} {MAIN_GUARD}"
-                    done[cell] = store.Run(cell, "failed", reason=reason)
+                done[cell] = _attempt(cell, future.result)
                 say(_line(done[cell]))
     finally:
         for future in running:

@@ -98,7 +98,7 @@ def runs_table(runs: Records | Iterable[store.Run]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=_COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
 
 
-_NUMBERS = [*("test_metric", "validation_metric", "train_metric", "fitness", "candidates", "evaluated", "seconds")]
+_NUMBERS = ["test_metric", "validation_metric", "train_metric", "fitness", "candidates", "evaluated", "seconds"]
 _NUMBERS += [f"seconds_{phase}" for phase in PHASES]
 _COLUMNS = [*KEYS, "seed", "source", "status", "reason", "metric", *_NUMBERS, "expression", "hardware"]
 
@@ -107,7 +107,7 @@ def _row(run: store.Run) -> dict:
     data, machine = run.data, run.data.get("hardware", {})
     loss, history = data.get("loss") or {}, data.get("history", [])
     return {
-        **data,  # the names that are columns are taken
+        **data,  # of which the columns are taken
         **asdict(run.cell),
         **{f"seconds_{phase}": run.seconds.get(phase) for phase in PHASES},
         "status": run.status,

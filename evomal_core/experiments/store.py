@@ -98,10 +98,8 @@ def check_identity(path: Path, recorded: dict, cell, config: Config) -> None:
     if recorded["cell"] != own["cell"]:
         differing = [f"cell {recorded['cell']} instead of {own['cell']}"]
     if differing:
-        raise RecordError(
-            f"{path} is of another run ({', '.join(differing)}); it is not overwritten: use another results_dir, or "
-            "force=True to replace it"
-        )
+        advice = "it is not overwritten: use another results_dir, or force=True to replace it"
+        raise RecordError(f"{path} is of another run ({', '.join(differing)}); {advice}")
 
 
 @contextlib.contextmanager
