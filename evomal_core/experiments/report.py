@@ -183,15 +183,14 @@ def display_summary(table: pandas.DataFrame, bold: str = "{}") -> pandas.DataFra
     for source in there:
         shown[f"{source} runs"] = [_with_n(row, bold) for row in table[source].itertuples()]
         if "paper" in table:
-            differences = table[source, "difference"]
-            shown[f"{source} − paper"] = ["" if pandas.isna(d) else number(d, "+") for d in differences]
+            shown[f"{source} − paper"] = [number(d, "+", none="") for d in table[source, "difference"]]
     one_model = shown.index.get_level_values("model").nunique() < 2
     return shown.droplevel("model") if one_model else shown
 
 
-def number(value: float, sign: str = "") -> str:
-    """Four decimals as in the paper's tables, or four significant digits of a large number; "–" for none."""
-    return "–" if pandas.isna(value) else f"{value:{sign}{'.4f' if abs(value) < 10 else '.4g'}}"
+def number(value: float, sign: str = "", none: str = "–") -> str:
+    """Four decimals as in the paper's tables, or four significant digits of a large number; `none` for none."""
+    return none if pandas.isna(value) else f"{value:{sign}{'.4f' if abs(value) < 10 else '.4g'}}"
 
 
 def _mean_std(row, bold: str, behind: str = "") -> str:
@@ -270,9 +269,7 @@ def export(runs: Records, table: pandas.DataFrame, path) -> list[Path]:
     files.write_text(csv, runs_table(runs).to_csv(index=False))
     text = display_summary(table, r"\textbf{{{}}}").style.to_latex(hrules=True, multirow_align="naive")
     text = re.sub(r"(?<= )-(?=\d)", "$-$", text)
-    for plain, latex in {"_": r"\_", "±": r"$\pm$", "−": "$-$", "–": "--"}.items():
-        text = text.replace(plain, latex)
-    files.write_text(tex, text)
+    files.write_text(tex, text.translate(str.maketrans({"_": r"\_", "±": r"$\pm$", "−": "$-$", "–": "--"})))
     return [csv, tex]
 
 
