@@ -151,7 +151,7 @@ def environment(device: torch.device) -> dict:
 
 def _cpu_name() -> str:
     facts = Path("/proc/cpuinfo")  # of Linux
-    named = re.search(r"^model name\s*: (.*)", facts.read_text() if facts.exists() else "", re.M)
+    named = re.search(r"^model name\s*: (.*)", facts.read_text() if os.access(facts, os.R_OK) else "", re.M)
     return named[1].strip() if named else platform.processor() or platform.machine()
 
 
