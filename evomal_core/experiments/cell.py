@@ -205,7 +205,7 @@ def _meta_test(loss, problem: Problem, config: Config, seed: int) -> tuple[str, 
 
 
 def progress_line(cell: Cell, history: list[dict]) -> str:
-    """The last generation in one line: best and median fitness, evaluated candidates, minutes left at the pace so far."""
+    """The last generation in one line: best and median fitness, evaluated candidates, time left at the pace so far."""
     row, generations = history[-1], Config.for_cell(cell).generations
     best, median = ("none" if pandas.isna(row[k]) else f"{row[k]:.4f}" for k in ("best_so_far", "median"))
     spent = sum(row[f"seconds_{phase}"] for row in history for phase in PHASES)
