@@ -10,8 +10,7 @@ See the README for a tour, `notebooks/quickstart.ipynb` for one that runs.
 
 import importlib
 
-from . import streams as streams
-from . import training as training
+from . import streams, training
 from .config import BUDGETS, DATASETS, MODELS, Config, Protocol
 from .experiments import report
 from .experiments.cell import METHODS, Cell, find_run, run_cell
@@ -26,39 +25,6 @@ from .models import build_model
 from .search import search
 from .tasks import DataUnavailable, Task, load_task
 from .training import meta_gradient
-
-__all__ = [
-    "BUDGETS",
-    "DATASETS",
-    "METHODS",
-    "MODELS",
-    "TABLE_VI",
-    "Cell",
-    "Config",
-    "CrossEntropy",
-    "DataUnavailable",
-    "MetaLoss",
-    "Parameters",
-    "Protocol",
-    "RecordError",
-    "Run",
-    "SquaredError",
-    "Task",
-    "build_model",
-    "find_run",
-    "latex",
-    "load_loss",
-    "load_task",
-    "meta_gradient",
-    "paper_loss",
-    "plots",
-    "read_parameters",
-    "report",
-    "run_cell",
-    "run_grid",
-    "search",
-    "simplify",
-]
 
 
 def __getattr__(name: str):

@@ -14,9 +14,8 @@ def write_text(path, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)  # there only if one of the two failed
 
 
 def write_json(path, data) -> None:

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -515,9 +515,11 @@ def test_resuming_in_the_process(uninterrupted, tmp_path, generation):
         (lambda d: d["config"].update(tournament_size=3), "tournament_size"),
         (lambda d: d["cell"].update(seed=4), "another run"),
         (lambda d: d.update(schema=7), "schema"),
+        (lambda d: d.pop("config"), "damaged"),
+        (lambda d: d["state"].pop("population"), "damaged"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path, change, message):
     class Stop(Exception):
         pass
 
@@ -568,6 +570,9 @@ def test_grid_in_spawned_processes(one_by_one, tmp_path):
     runs = run_grid(GRID, results_dir=tmp_path, workers=2, device="cpu", progress=lines.append)
     check(runs, GRID, one_by_one)
     assert sum("on the test part" in line for line in lines) == len(GRID)
+    for cell in GRID[2:]:  # the searches: of each generation one line, in order
+        said = [line.removeprefix(f"{cell}: ") for line in lines if line.startswith(f"{cell}: generation ")]
+        assert [line.split(",")[0] for line in said] == ["generation 1/2", "generation 2/2"]
 
 
 def test_grid_over_an_executor(one_by_one, tmp_path):
@@ -667,6 +672,18 @@ def test_a_data_set_that_cannot_be_had_does_not_keep_the_others_from_running(no_
     assert {r.cell.dataset for r in read_runs(tmp_path / "r", Cell)[0]} == {"diabetes"}
     with pytest.raises(DataUnavailable, match=r"boston_housing\.csv"):
         run_cell(missing[0], results_dir=tmp_path / "r")
+
+
+def test_a_worker_that_dies_is_a_failed_run_that_says_what_spawning_needs(tmp_path):
+    class Dying(Executor):
+        def submit(self, *call, **arguments):
+            future = Future()
+            future.set_exception(BrokenExecutor("a process ended"))
+            return future
+
+    runs = run_grid(GRID[:2], executor=Dying(), results_dir=tmp_path, progress=None)
+    assert [r.status for r in runs] == ["failed"] * 2
+    assert runs[0].reason.startswith("BrokenExecutor: a process ended (") and "__main__" in runs[0].reason
 
 
 def test_a_cell_that_fails_does_not_keep_the_others_from_running(one_by_one, tmp_path):

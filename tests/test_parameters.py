@@ -88,7 +88,9 @@ def test_unknown_parameter_names_the_near_miss(name, near):
 
 
 def test_a_parameter_that_this_notebook_does_not_take_is_unknown():
-    with pytest.raises(ValueError, match="unknown parameter 'models'; this notebook takes seed, datasets"):
+    with pytest.raises(
+        ValueError, match="unknown parameter 'models': a parameter of this notebook must be one of seed, datasets; got"
+    ):
         ec.read_parameters({"seed": 1, "models": "mlp"}, "seed datasets")
 
 

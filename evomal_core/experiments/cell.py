@@ -1,11 +1,11 @@
 """One cell of a table, run and kept: `Cell` names it, `run_cell` makes its record."""
 
-import dataclasses
 import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import pandas
 import torch
@@ -14,10 +14,13 @@ from .. import files, training
 from ..config import DATASETS, MODELS, Config, Protocol, check_choice, parse_override
 from ..models import build_model
 from ..search import METHODS, search
+from ..search.evaluate import PHASES
 from ..search.genetic import SearchState
 from ..tasks import load_task
+from ..training.base import Problem
 from . import store
 
+PARTS = ("test", "validation", "train")
 LARGE_MODEL = 5_000_000  # parameters from which a model is worth all cores
 
 
@@ -47,24 +50,19 @@ class Cell:
         check_choice("data set", self.dataset, DATASETS)
         check_choice("model", self.model, MODELS)
         check_choice("method", self.method, METHODS)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+        if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"seed must be a whole number, 0 or more; got {self.seed!r}")
         object.__setattr__(self, "protocol", str(Protocol.parse(self.protocol)))
-        changed = dataclasses.asdict(Config.for_cell(self))  # raises for an unknown budget or override
+        changed = asdict(Config.for_cell(self))  # raises for an unknown budget or override
         object.__setattr__(self, "budget", str(self.budget).split("+")[0])
-        plain = dataclasses.asdict(Config.for_cell(self))
+        plain = asdict(Config.for_cell(self))
         differing = [f"{name}={_text(changed[name])}" for name in sorted(plain) if changed[name] != plain[name]]
         object.__setattr__(self, "budget", "+".join([self.budget, *differing]))
 
     def with_overrides(self, overrides: dict | None) -> "Cell":
         """The same cell with counts or settings changed, which stand in its budget's name."""
-        if not overrides:
-            return self
-        for name, value in overrides.items():
-            parse_override(name, value)
-        return dataclasses.replace(
-            self, budget="+".join([self.budget, *(f"{n}={_text(v)}" for n, v in overrides.items())])
-        )
+        changes = [f"{name}={_text(parse_override(name, value))}" for name, value in (overrides or {}).items()]
+        return replace(self, budget="+".join([self.budget, *changes])) if changes else self
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.model}/{self.method} seed {self.seed} ({self.budget}, {self.protocol})"
@@ -84,11 +82,7 @@ def find_run(cell: Cell, results_dir=None) -> store.Run | None:
     if not (folder / "record.json").exists():
         return None
     run = store.read_run(folder, Cell)
-    if difference := store.same_identity(run.data, cell, Config.for_cell(cell)):
-        raise store.RecordError(
-            f"{folder} holds the record of another run ({difference}); it is not overwritten: use another results_dir, "
-            "or force=True to replace it"
-        )
+    store.check_identity(folder / "record.json", run.data, cell, Config.for_cell(cell))
     return run
 
 
@@ -126,8 +120,8 @@ def run_cell(
     model = build_model(cell.model, task)
     if threads is None:
         threads = (os.cpu_count() or 1) if sum(p.numel() for p in model.parameters()) > LARGE_MODEL else 1
-    config = dataclasses.replace(config, engine=engine, threads=threads, copies=copies)
-    config = dataclasses.replace(config, copies=training.copies(config, model))
+    config = replace(config, engine=engine, threads=threads, copies=copies)
+    config = replace(config, copies=training.copies(config, model))
     folder = store.folder_of(cell, results_dir)
     if force:
         for name in ("record.json", "checkpoint.json", "loss.json", "history.csv"):
@@ -135,116 +129,86 @@ def run_cell(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return _Runner(cell, config, task, model, folder, progress or (lambda line: None)).run()
+        return _run(cell, config, (task, model), folder, progress or (lambda line: None))
     finally:
         torch.set_num_threads(before)
 
 
-class _Runner:
-    """A cell on its way to a record."""
+def _run(cell: Cell, config: Config, problem: Problem, folder: Path, say: Callable[[str], None]) -> store.Run:
+    """Search from where a killed run was, meta-test, and write the record; a checkpoint after every generation."""
+    task, model = problem
+    environment, started = store.environment(task.device), time.gmtime()
+    state, resumed, spent = SearchState(), 0, 0.0
+    if (checkpoint := folder / "checkpoint.json").exists():
+        with store.reading(checkpoint):
+            kept = files.read_json(checkpoint, store.SCHEMA)
+            store.check_identity(checkpoint, kept, cell, config)
+            state, resumed, spent = SearchState.from_json(kept["state"]), kept["resumed"] + 1, kept["seconds"]
+        say(f"{cell}: goes on from generation {state.generation}")
+    start = time.perf_counter() - spent
 
-    def __init__(self, cell, config, task, model, folder, progress):
-        self.cell, self.config, self.folder, self.progress = cell, config, folder, progress
-        self.problem = (task, model)
-        self.started = time.time()
-        self.environment = store.environment(task.device)
-        self.checkpoint = {"schema": store.SCHEMA, **store.identity(cell, config), "seconds": 0.0, "resumed": 0}
+    def on_generation(state: SearchState) -> None:
+        progress = {"seconds": time.perf_counter() - start, "resumed": resumed, "state": state.to_json()}
+        files.write_json(checkpoint, {"schema": store.SCHEMA, **store.identity(cell, config), **progress})
+        _write_history(folder, state)
+        say(progress_line(cell, state.history))
 
-    def run(self) -> store.Run:
-        start = time.perf_counter()
-        state = self._resume()
-        loss, state = search(
-            [self.problem], self.config, self.cell.seed, self.cell.method, state, self._keep(start, state)
-        )
-        searched = self.checkpoint["seconds"] + time.perf_counter() - start
-        status, reason, metrics = "no_loss", "every candidate was rejected or not finite", {}
-        if loss is not None:
-            status, reason, metrics = self._meta_test(loss, state)
-        phases = {f"{p}": sum(r[f"seconds_{p}"] for r in state.history) for p in ("optimise", "filter", "fitness")}
-        total = self.checkpoint["seconds"] + time.perf_counter() - start
-        seconds = {**phases, "search": searched, "test": total - searched, "total": total}
-        record = {
-            "schema": store.SCHEMA,
-            "cell": dataclasses.asdict(self.cell),
-            "config": dataclasses.asdict(self.config),
-            "status": status,
-            "reason": reason,
-            "metric": self.problem[0].metric_name,
-            "test_metric": metrics.get("test"),
-            "validation_metric": metrics.get("validation"),
-            "train_metric": metrics.get("train"),
-            "fitness": state.best.fitness if state.best else None,
-            "learning_rate": self._learning_rate(state),
-            "loss": None if loss is None else {"schema": 1, **loss.to_json()},
-            "history": state.history,
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "resumed": self.checkpoint["resumed"],
-            "engine": training.choose(self.config.engine, self.problem[1], self.config),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
-            **self.environment,
-        }
-        self._write_history(state)
-        if loss is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            loss.save(self.folder / "loss.json")
-        files.write_json(self.folder / "record.json", record)
-        (self.folder / "checkpoint.json").unlink(missing_ok=True)
-        return store.read_run(self.folder, Cell)
-
-    def _resume(self) -> SearchState:
-        """The state a killed run left, or a new one."""
-        path = self.folder / "checkpoint.json"
-        if not path.exists():
-            return SearchState()
-        kept = store.read_json(path)
-        if difference := store.same_identity(kept, self.cell, self.config):
-            raise store.RecordError(f"{path} is of another run ({difference}); use another results_dir or force=True")
-        self.checkpoint |= {"seconds": kept["seconds"], "resumed": kept["resumed"] + 1}
-        self.progress(f"{self.cell}: goes on from generation {kept['state']['generation']}")
-        return SearchState.from_json(kept["state"])
-
-    def _keep(self, start: float, state: SearchState):
-        """What is done after every generation: checkpoint, history, one line of progress."""
-        first, before = state.generation, self.checkpoint["seconds"]
-
-        def on_generation(state: SearchState) -> None:
-            seconds = time.perf_counter() - start
-            kept = self.checkpoint | {"seconds": before + seconds, "state": state.to_json()}
-            files.write_json(self.folder / "checkpoint.json", kept)
-            self._write_history(state)
-            left = seconds / (state.generation - first) * (self.config.generations - state.generation)
-            self.progress(f"{self.cell}: {progress_line(state.history[-1], self.config.generations, left)}")
-
-        return on_generation
-
-    def _write_history(self, state: SearchState) -> None:
-        if state.history:
-            files.write_text(self.folder / "history.csv", pandas.DataFrame(state.history).to_csv(index=False))
-
-    def _learning_rate(self, state: SearchState) -> float:
-        """Of meta-testing: the base learning rate, or the one that the control `tuned` chose."""
-        return state.best.weights[0] if self.cell.method == "tuned" and state.best else self.config.base_learning_rate
-
-    def _meta_test(self, loss, state: SearchState):
-        """(status, reason, metrics by part) of training in full under the loss (eq. 3)."""
-        config = dataclasses.replace(self.config, base_learning_rate=self._learning_rate(state))
-        (model,) = training.train(
-            [loss], self.problem, config, self.cell.seed, "test", config.test_steps, milestones=config.test_milestones
-        )
-        metrics = {part: training.evaluate(model, self.problem[0], part) for part in ("train", "validation", "test")}
-        if not all(math.isfinite(value) for value in metrics.values()):
-            return "diverged", "meta-testing met a loss or an output that is not finite", {}
-        return "complete", None, metrics
+    loss, state = search([problem], config, cell.seed, cell.method, state, on_generation)
+    searched = time.perf_counter() - start
+    # The control `tuned` brings a learning rate of its own
+    rate = state.best.weights[0] if cell.method == "tuned" and state.best else config.base_learning_rate
+    status, reason, errors = _meta_test(loss, problem, replace(config, base_learning_rate=rate), cell.seed)
+    seconds = {phase: sum(row[f"seconds_{phase}"] for row in state.history) for phase in PHASES}
+    total = time.perf_counter() - start
+    seconds |= {"search": searched, "test": total - searched, "total": total}
+    _write_history(folder, state)
+    if loss is not None:
+        loss.save(folder / "loss.json")
+    record = {
+        "schema": store.SCHEMA,
+        "cell": asdict(cell),
+        "config": asdict(config),
+        "status": status,
+        "reason": reason,
+        "metric": task.metric_name,
+        **{f"{part}_metric": errors.get(part) for part in PARTS},
+        "fitness": state.best.fitness if state.best else None,
+        "learning_rate": rate,
+        "loss": None if loss is None else {"schema": 1, **loss.to_json()},
+        "history": state.history,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "resumed": resumed,
+        "engine": training.choose(config.engine, model, config),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
+        **environment,
+    }
+    files.write_json(folder / "record.json", record)
+    checkpoint.unlink(missing_ok=True)
+    return store.read_run(folder, Cell)
 
 
-def progress_line(row: dict, generations: int, seconds_left: float | None = None) -> str:
-    """One generation in one line: best and median fitness, evaluated candidates, time left."""
+def _write_history(folder: Path, state: SearchState) -> None:
+    if state.history:
+        files.write_text(folder / "history.csv", pandas.DataFrame(state.history).to_csv(index=False))
 
-    def number(value):
-        return "none" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
-    left = "" if seconds_left is None else f", {seconds_left / 60:.1f} min left"
-    return (
-        f"generation {int(row['generation']) + 1}/{generations}, best {number(row['best_so_far'])}, "
-        f"median {number(row['median'])}, evaluated {int(row['evaluated'])}{left}"
-    )
+def _meta_test(loss, problem: Problem, config: Config, seed: int) -> tuple[str, str | None, dict[str, float]]:
+    """(status, reason, error by part) of training in full under the loss (eq. 3)."""
+    if loss is None:
+        return "no_loss", "every candidate was rejected or not finite", {}
+    steps, milestones = config.test_steps, config.test_milestones
+    (model,) = training.train([loss], problem, config, seed, "test", steps, milestones=milestones)
+    errors = {part: training.evaluate(model, problem[0], part) for part in PARTS}
+    if not all(math.isfinite(error) for error in errors.values()):
+        return "diverged", "meta-testing met a loss or an output that is not finite", {}
+    return "complete", None, errors
+
+
+def progress_line(cell: Cell, history: list[dict]) -> str:
+    """The last generation in one line: best and median fitness, evaluated candidates, time left at the pace so far."""
+    row, generations = history[-1], Config.for_cell(cell).generations
+    best, median = ("none" if pandas.isna(row[k]) else f"{row[k]:.4f}" for k in ("best_so_far", "median"))
+    spent = sum(row[f"seconds_{phase}"] for row in history for phase in PHASES)
+    left = f"{spent / len(history) * (generations - len(history)) / 60:.1f} min left"
+    numbers = f"best {best}, median {median}, evaluated {row['evaluated']}"
+    return f"{cell}: generation {len(history)}/{generations}, {numbers}, {left}"

@@ -2,13 +2,12 @@
 
 import multiprocessing
 import os
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, ProcessPoolExecutor, wait
+from pathlib import Path
 
 import pandas
 
-from ..config import Config
 from ..tasks import DataUnavailable
 from . import store
 from .cell import Cell, find_run, progress_line, run_cell
@@ -44,22 +43,14 @@ def run_grid(
     """
     say = progress or (lambda line: None)
     cells = [cell.with_overrides(overrides) for cell in cells]
-    done: dict[Cell, store.Run] = {}
-    waiting: list[Cell] = []
-    for cell in dict.fromkeys(cells):
-        try:
-            run = None if force else find_run(cell, results_dir)
-        except store.RecordError as error:
-            run = store.Run(cell, "failed", reason=str(error))
-        if run is None:
-            waiting.append(cell)
-        else:
-            done[cell] = run
+    found = {} if force else {cell: _attempt(cell, find_run, cell, results_dir) for cell in cells}
+    done = {cell: run for cell, run in found.items() if run}
+    waiting = [cell for cell in dict.fromkeys(cells) if cell not in done]
     arguments = {"results_dir": results_dir, "force": force, **same}
     workers = min(workers or os.cpu_count() or 1, len(waiting))
     if executor is None and workers <= 1:
         for cell in waiting:
-            done[cell] = _attempt(cell, say, **arguments)
+            done[cell] = _attempt(cell, run_cell, cell, progress=say, **arguments)
             say(_line(done[cell]))
     elif executor is None:
         context = multiprocessing.get_context("spawn")  # forked children inherit threads in an unknown state
@@ -70,68 +61,48 @@ def run_grid(
     return [done[cell] for cell in cells]
 
 
-def _attempt(cell: Cell, progress=None, **arguments) -> store.Run:
-    """`run_cell`, with what went wrong as a run's status."""
+def _attempt(cell: Cell, call: Callable[..., store.Run | None], *arguments, **named) -> store.Run | None:
+    """What a call returns, or the run whose status says what went wrong with it."""
     try:
-        return run_cell(cell, progress=progress, **arguments)
+        return call(*arguments, **named)
     except DataUnavailable as error:
         return store.Run(cell, "unavailable", reason=str(error))
     except Exception as error:
-        return store.Run(cell, "failed", reason=f"{type(error).__name__}: {error}")
+        hint = f" {MAIN_GUARD}" if isinstance(error, BrokenExecutor) else ""  # a worker that died
+        return store.Run(cell, "failed", reason=f"{type(error).__name__}: {error}{hint}")
 
 
 def _collect(executor: Executor, cells: Sequence[Cell], say, arguments) -> dict[Cell, store.Run]:
     """Submit cells, and report from the files they write while they run: any executor that shares them will do."""
-    futures = {executor.submit(_attempt, cell, **arguments): cell for cell in cells}
+    histories = {cell: store.folder_of(cell, arguments["results_dir"]) / "history.csv" for cell in cells}
+    known = {cell: len(_rows(path)) for cell, path in histories.items()}  # generations of which there was a line
+    futures = {executor.submit(_attempt, cell, run_cell, cell, **arguments): cell for cell in cells}
     done: dict[Cell, store.Run] = {}
-    watch = {cell: _Watch(cell, arguments["results_dir"]) for cell in cells}
-    open_futures = set(futures)
+    running = set(futures)
     try:
-        while open_futures:
-            finished, open_futures = wait(open_futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for future in open_futures:
-                for line in watch[futures[future]].news():
-                    say(line)
+        while running:
+            finished, running = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            for cell in (futures[future] for future in finished | running):
+                rows = _rows(histories[cell])
+                for n in range(known[cell], len(rows)):
+                    say(progress_line(cell, rows[: n + 1]))
+                known[cell] = len(rows)  # fewer than before if the run began anew
             for future in finished:
                 cell = futures[future]
-                try:
-                    done[cell] = future.result()
-                except Exception as error:  # a worker that died
-                    reason = f"{type(error).__name__}: {error} {MAIN_GUARD}"
-                    done[cell] = store.Run(cell, "failed", reason=reason)
+                done[cell] = _attempt(cell, future.result)
                 say(_line(done[cell]))
-    except BaseException:
-        for future in open_futures:
+    finally:
+        for future in running:
             future.cancel()
-        raise
     return done
 
 
-class _Watch:
-    """Reads a running cell's history for new generations."""
-
-    def __init__(self, cell: Cell, results_dir):
-        self.cell, self.path = cell, store.folder_of(cell, results_dir) / "history.csv"
-        self.generations = Config.for_cell(cell).generations
-        self.started, self.rows, self.seen = time.time(), None, None
-
-    def news(self) -> list[str]:
-        try:
-            modified = self.path.stat().st_mtime
-            if modified == self.seen or modified < self.started:
-                return []
-            rows = pandas.read_csv(self.path).to_dict("records")
-        except (OSError, ValueError):
-            return []
-        self.seen = modified
-        first = self.rows if self.rows is not None else max(0, len(rows) - 1)
-        self.rows = len(rows)
-        lines = []
-        for row in rows[first:]:
-            spent = sum(r["seconds_optimise"] + r["seconds_filter"] + r["seconds_fitness"] for r in rows)
-            left = spent / len(rows) * (self.generations - len(rows))
-            lines.append(f"{self.cell}: {progress_line(row, self.generations, left)}")
-        return lines
+def _rows(path: Path) -> list[dict]:
+    """The history of a run so far; nothing while there is no whole file."""
+    try:
+        return pandas.read_csv(path).to_dict("records")
+    except (OSError, ValueError):
+        return []
 
 
 def _line(run: store.Run) -> str:

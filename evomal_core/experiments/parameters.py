@@ -8,12 +8,10 @@ papermill writes the caller's values into a cell between the two, so an unknown 
 single values (`-p seed 3`), so a list may also be one value or a comma-separated string (`-p datasets diabetes,boston`).
 """
 
-import dataclasses
-import difflib
 import itertools
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..config import Config, check_choice
@@ -60,8 +58,8 @@ class Parameters:
 
     def cells(self) -> list[Cell]:
         """The cells to compute: every row under `seed` and each of `seeds`; none if no seed was asked for."""
-        wanted = sorted({*self.seeds, *([] if self.seed is None else [self.seed])})
-        return [dataclasses.replace(row, seed=seed) for seed in wanted for row in self.rows]
+        wanted = sorted({*self.seeds, self.seed} - {None})
+        return [replace(row, seed=seed) for seed in wanted for row in self.rows]
 
     @property
     def config(self) -> Config:
@@ -79,7 +77,7 @@ class Parameters:
         return {n: getattr(self, n) for n in ("results_dir", "data_dir", "device", "workers", "force")}
 
     def __str__(self) -> str:
-        return "\n".join(f"{name} = {value!r}" for name, value in dataclasses.asdict(self).items())
+        return "\n".join(f"{name} = {value!r}" for name, value in asdict(self).items())
 
 
 def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parameters:
@@ -96,10 +94,8 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
     """
     names = known.split()
     for name, value in {} if given.get(CHECKED) else given.items():
-        if not (name in names or name.startswith("_") or name in ("In", "Out")) and isinstance(value, SIMPLE):
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown parameter {name!r}; this notebook takes {', '.join(names)}.{hint}")
+        if isinstance(value, SIMPLE) and not name.startswith("_") and name not in ("In", "Out"):
+            check_choice(f"unknown parameter {name!r}: a parameter of this notebook", name, names)
     if "get_ipython" in given:
         given[CHECKED] = True
     p = Parameters(**{name: _read(name, given[name]) for name in names if name in given})
@@ -107,32 +103,29 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
         for value in getattr(p, name):
             check_choice(name, value, allowed)
     row = p.rows[0]  # making the rows checks every name
-    return dataclasses.replace(p, budget=row.budget, protocol=row.protocol)
+    return replace(p, budget=row.budget, protocol=row.protocol)
 
 
 def _read(name: str, value):
     """A parameter's value in its type. A list may be one value or text with commas, also in brackets: `-p seeds "[0, 1]"`."""
+    text = "" if str(value) == "None" else str(value).strip()
     if name in ("seeds", "datasets", "models", "methods"):
-        if isinstance(value, str):
-            value = [part.strip(" '\"") for part in value.strip(" []()").split(",") if part.strip()]
-        listed = tuple(dict.fromkeys(value if isinstance(value, (list, tuple)) else [] if value is None else [value]))
-        if not listed and name != "seeds":
+        parts = [part.strip(" '\"") for part in text.strip("[]()").split(",") if part.strip()]
+        if not parts and name != "seeds":
             raise ValueError(f"{name} must name at least one, got {value!r}")
-        return tuple(_whole(name, v) for v in listed) if name == "seeds" else listed
-    if name in ("seed", "workers", "results_dir", "data_dir") and value in (None, "", "None"):
+        return tuple(dict.fromkeys(_whole(name, part) if name == "seeds" else part for part in parts))
+    if name in ("seed", "workers", "results_dir", "data_dir") and not text:
         return None
     if name in ("seed", "workers"):
-        return _whole(name, value, least=int(name == "workers"))
+        return _whole(name, text, least=int(name == "workers"))
     if name == "force":
-        return check_choice(name, str(value).capitalize(), ("True", "False")) == "True"
-    if name == "device" and not re.fullmatch(r"cuda:\d+", str(value)):
-        check_choice(name, value, ("auto", "cpu", "cuda"))
-    return str(value)
+        return check_choice(name, text.capitalize(), ("True", "False")) == "True"
+    if name == "device" and not re.fullmatch(r"cuda:\d+", text):
+        check_choice(name, text, ("auto", "cpu", "cuda"))
+    return text
 
 
-def _whole(name: str, value, least: int = 0) -> int:
-    if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number, {least} or more; got {value!r}")
-    return value
+def _whole(name: str, text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more; got {text!r}")
+    return int(text)

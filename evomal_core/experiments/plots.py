@@ -48,12 +48,11 @@ def grid(panels: int, columns: int, size: tuple[float, float], **shared):
 
 def save(figure: Figure, path) -> list[Path]:
     """Write `path`.pdf and `path`.png, making the folder; returns both."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.{kind}") for kind in ("pdf", "png")]
-    figure.savefig(files[0], metadata={"CreationDate": None})
-    figure.savefig(files[1], dpi=200)
-    return files
+    pdf, png = Path(f"{path}.pdf"), Path(f"{path}.png")
+    pdf.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(pdf, metadata={"CreationDate": None})
+    figure.savefig(png, dpi=200)
+    return [pdf, png]
 
 
 def show(figure: Figure, **how) -> None:
@@ -132,11 +131,9 @@ def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
     drawn: dict = {}
     for axis, (title, runs) in zip(axes, groups.items(), strict=False):
         shares = outcome_shares(runs)
-        tops = shares.cumsum(axis=1)
+        bottoms, width = shares.cumsum(axis=1) - shares, 0.9 if len(shares) < 20 else 1
         for outcome, colour in zip(shares, PALETTE, strict=False):
-            height = shares[outcome]
-            width = 0.9 if len(shares) < 20 else 1
-            drawn[outcome] = axis.bar(shares.index, height, width, tops[outcome] - height, color=colour, lw=0)
+            drawn[outcome] = axis.bar(shares.index, shares[outcome], width, bottoms[outcome], color=colour, lw=0)
         axis.set(title=title, xlabel="generation", ylim=(0, 1))
         axis.grid(False, axis="x")
         axis.yaxis.set_major_formatter("{x:.0%}")
@@ -167,11 +164,11 @@ def draw_network(loss, digits: int = 4) -> Figure:
     """A symbolic loss as the network it was compiled to (Fig. 2): edges run from the terminals to the output, each with its
     weight. A parent's first argument is drawn above its second."""
     names, children = [expression.node_name(node) for node in loss.tree], expression.children(loss.tree)
+    edges = [(child, parent) for parent, arguments in enumerate(children) for child in arguments]
     leaves = [node for node in range(len(names)) if not children[node]]
     x, y = [0] * len(names), [0.0] * len(names)  # the root stands to the right
-    for node, arguments in enumerate(children):  # parents come first
-        for child in arguments:
-            x[child] = x[node] - 1
+    for child, parent in edges:  # parents come first
+        x[child] = x[parent] - 1
     for node in reversed(range(len(names))):
         y[node] = sum(y[c] for c in children[node]) / len(children[node]) if children[node] else -leaves.index(node)
     width, height = 1.15 * (2 - min(x)), max(1.0, 0.5 * len(leaves) + 0.3)  # inches
@@ -187,14 +184,13 @@ def draw_network(loss, digits: int = 4) -> Figure:
         text = axis.text(x[node], y[node], SYMBOLS.get(name, name), fontsize=font, bbox=box, **label)
         shapes.append(text.get_bbox_patch())
     arrow = {"arrowstyle": "-|>", "color": "0.45", "lw": max(scale, 0.4), "shrinkA": 1, "shrinkB": 1}
-    for node, arguments in enumerate(children):
-        for c in arguments:
-            ends = arrow | {"patchA": shapes[c], "patchB": shapes[node]}
-            axis.annotate("", (x[node], y[node]), (x[c], y[c]), arrowprops=ends)
-            middle = 0.52 * x[c] + 0.48 * x[node], 0.52 * y[c] + 0.48 * y[node]
-            box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
-            weight = f"{loss.weights[c - 1].item():#.{digits}g}".replace("-", "−")
-            axis.text(*middle, weight, fontsize=0.75 * font, color="0.25", bbox=box, **label)
+    blank = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
+    for c, p in edges:
+        ends = arrow | {"patchA": shapes[c], "patchB": shapes[p]}
+        axis.annotate("", (x[p], y[p]), (x[c], y[c]), arrowprops=ends)
+        middle = 0.52 * x[c] + 0.48 * x[p], 0.52 * y[c] + 0.48 * y[p]
+        weight = f"{loss.weights[c - 1].item():#.{digits}g}".replace("-", "−")
+        axis.text(*middle, weight, fontsize=0.75 * font, color="0.25", bbox=blank, **label)
     axis.annotate("", (0.9, y[0]), (0, y[0]), arrowprops=arrow | {"patchA": shapes[0]})
     axis.text(0.9, y[0], " softplus" if loss.non_negative else r" $\mathcal{M}$", va="center", fontsize=font)
     axis.set(xlim=(min(x) - 0.35, 1.4), ylim=(-len(leaves) + 0.45, 0.55))

@@ -4,10 +4,11 @@ Budgets and protocols are never pooled, and neither are the committed reference 
 precision is kept in every table; `display_summary` and `display_comparison` round, for reading only.
 """
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy
@@ -15,6 +16,7 @@ import pandas
 import scipy.stats
 import torch
 
+from .. import files
 from ..config import BUDGETS, DATASETS, MODELS, check_choice
 from ..search.evaluate import OUTCOMES
 from . import store
@@ -57,11 +59,14 @@ class Records:
     def select(self, **wanted) -> "Records":
         """Those whose cells have these values: `select(dataset="diabetes", method=("evomal", "random"))`."""
         wanted = {name: v if isinstance(v, (tuple, list, set)) else (v,) for name, v in wanted.items()}
+        reference, own = (
+            [run for run in runs if all(getattr(run.cell, name) in values for name, values in wanted.items())]
+            for runs in (self.reference, self.own)
+        )
+        return Records(reference, own, self.damaged)
 
-        def fits(run):
-            return all(getattr(run.cell, name) in values for name, values in wanted.items())
 
-        return Records(list(filter(fits, self.reference)), list(filter(fits, self.own)), self.damaged)
+Runs = Records | Iterable[store.Run] | pandas.DataFrame  # a list of runs counts as own, a table is one of `runs_table`
 
 
 def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None) -> Records:
@@ -73,9 +78,8 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
     reference, damaged = store.read_runs(reference_dir or REFERENCE, Cell)
     own, more = store.read_runs(store.results_dir(results_dir), Cell)
     own += [run for run in also if run.path is None]
-    reference, own = (
-        sorted(runs, key=lambda run: (_order(_key(run.cell)), run.cell.seed)) for runs in (reference, own)
-    )
+    for runs in (reference, own):
+        runs.sort(key=lambda run: (_order(_key(run.cell)), run.cell.seed))
     return Records(reference, own, [message.replace(f"{store.ROOT}/", "") for message in damaged + more])
 
 
@@ -94,8 +98,8 @@ def runs_table(runs: Records | Iterable[store.Run]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=_COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
 
 
-_METRICS = ("test_metric", "validation_metric", "train_metric", "fitness")
-_NUMBERS = [*_METRICS, "candidates", "evaluated", "seconds", *(f"seconds_{phase}" for phase in PHASES)]
+_NUMBERS = ["test_metric", "validation_metric", "train_metric", "fitness", "candidates", "evaluated", "seconds"]
+_NUMBERS += [f"seconds_{phase}" for phase in PHASES]
 _COLUMNS = [*KEYS, "seed", "source", "status", "reason", "metric", *_NUMBERS, "expression", "hardware"]
 
 
@@ -103,8 +107,8 @@ def _row(run: store.Run) -> dict:
     data, machine = run.data, run.data.get("hardware", {})
     loss, history = data.get("loss") or {}, data.get("history", [])
     return {
-        **{name: getattr(run.cell, name) for name in [*KEYS, "seed"]},
-        **{name: data.get(name) for name in ("metric", *_METRICS)},
+        **data,  # of which the columns are taken
+        **asdict(run.cell),
         **{f"seconds_{phase}": run.seconds.get(phase) for phase in PHASES},
         "status": run.status,
         "reason": run.reason,
@@ -117,10 +121,7 @@ def _row(run: store.Run) -> dict:
 
 
 def summary(
-    runs: Records | Iterable[store.Run] | pandas.DataFrame,
-    paper: pandas.DataFrame | None = None,
-    rows: Iterable[Cell] = (),
-    value: str = "test_metric",
+    runs: Runs, paper: pandas.DataFrame | None = None, rows: Iterable[Cell] = (), value: str = "test_metric"
 ) -> pandas.DataFrame:
     """Mean and standard deviation over seeds, beside the paper's.
 
@@ -145,8 +146,7 @@ def summary(
         parts["paper"]["best"] = parts["paper"]["best"].eq(True)
     for source in SOURCES:
         groups = table[table["source"] == source].groupby(KEYS)
-        part = groups[value].agg(["mean", "std", "count"]).reindex(index).rename(columns={"count": "n"})
-        part["n"] = part["n"].fillna(0).astype(int)
+        part = groups[value].agg(mean="mean", std="std", n="count").reindex(index).fillna({"n": 0}).astype({"n": int})
         without = {key: Counter(group["status"][group[value].isna()]) for key, group in groups}
         part["left_out"] = [", ".join(f"{n} {s}" for s, n in sorted(without.get(key, {}).items())) for key in index]
         if paper is not None:
@@ -163,8 +163,7 @@ def _best(part: pandas.DataFrame, block: list[str]) -> pandas.Series:
     return (part["mean"] <= means.transform("min") + margin) & (means.transform("count") > 1)
 
 
-def _key(cell: Cell) -> tuple:
-    return tuple(getattr(cell, name) for name in KEYS)
+_key = operator.attrgetter(*KEYS)  # of a cell: the tuple of its KEYS
 
 
 def _order(key: tuple) -> tuple:
@@ -179,39 +178,33 @@ def display_summary(table: pandas.DataFrame, bold: str = "{}") -> pandas.DataFra
     runs only those there are. `bold`: what the best are put into, `"<b>{}</b>"` for HTML."""
     shown = pandas.DataFrame(index=table.index)
     if "paper" in table:
-        cells = table["paper"][["mean", "std", "best"]].itertuples(index=False)
-        shown["paper"] = [bold.format(_mean_std(m, s)) if best else _mean_std(m, s) for m, s, best in cells]
+        shown["paper"] = [_mean_std(row, bold) for row in table["paper"].itertuples()]
     there = [s for s in SOURCES if table[s, "n"].any() or table[s, "left_out"].any()] or SOURCES
     for source in there:
-        part = table[source]
-        cells = part[["mean", "std", "n", "left_out", "best"]].itertuples(index=False)
-        shown[f"{source} runs"] = [bold.format(_with_n(*cell)) if best else _with_n(*cell) for *cell, best in cells]
-        if "difference" in part:
-            shown[f"{source} − paper"] = ["" if pandas.isna(d) else number(d, "+") for d in part["difference"]]
+        shown[f"{source} runs"] = [_with_n(row, bold) for row in table[source].itertuples()]
+        if "paper" in table:
+            shown[f"{source} − paper"] = [number(d, "+", none="") for d in table[source, "difference"]]
     one_model = shown.index.get_level_values("model").nunique() < 2
     return shown.droplevel("model") if one_model else shown
 
 
-def number(value: float, sign: str = "") -> str:
-    """Four decimals as in the paper's tables, or four significant digits of a large number; "–" for none."""
-    return "–" if pandas.isna(value) else f"{value:{sign}{'.4f' if abs(value) < 10 else '.4g'}}"
+def number(value: float, sign: str = "", none: str = "–") -> str:
+    """Four decimals as in the paper's tables, or four significant digits of a large number; `none` for none."""
+    return none if pandas.isna(value) else f"{value:{sign}{'.4f' if abs(value) < 10 else '.4g'}}"
 
 
-def _mean_std(mean: float, std: float) -> str:
-    return number(mean) if pandas.isna(std) else f"{number(mean)} ± {number(std)}"
+def _mean_std(row, bold: str, behind: str = "") -> str:
+    text = number(row.mean) + ("" if pandas.isna(row.std) else f" ± {number(row.std)}") + behind
+    return bold.format(text) if row.best else text
 
 
-def _with_n(mean: float, std: float, n: int, left_out: str) -> str:
-    if n == 0:
-        return left_out or "no record"
-    return f"{_mean_std(mean, std)} (n = {n}{'; ' + left_out if left_out else ''})"
+def _with_n(row, bold: str) -> str:
+    behind = f" (n = {row.n}{'; ' if row.left_out else ''}{row.left_out})"
+    return _mean_std(row, bold, behind) if row.n else row.left_out or "no record"
 
 
 def compare(
-    runs: Records | Iterable[store.Run] | pandas.DataFrame,
-    method: str = "evomal",
-    others: Iterable[str] = METHOD_ORDER,
-    value: str = "test_metric",
+    runs: Runs, method: str = "evomal", others: Iterable[str] = METHOD_ORDER, value: str = "test_metric"
 ) -> pandas.DataFrame:
     """Paired comparison of a method with others over the seeds that both have, never between sources.
 
@@ -238,7 +231,7 @@ def paired(differences: Iterable[float]) -> dict:
         lower, how many are below 0; p of Wilcoxon's two-sided signed-rank test, NaN with fewer than 6; reason, why something
         is NaN; finding: "smaller" or "larger" if the interval is on one side of 0, else "open".
     """
-    d = numpy.asarray(differences, float)
+    d = pandas.Series(differences, dtype=float)
     low = high = p = float("nan")
     if len(d) >= 3:
         low, high = scipy.stats.bootstrap((d,), numpy.mean, method="percentile", rng=0).confidence_interval
@@ -247,8 +240,7 @@ def paired(differences: Iterable[float]) -> dict:
     if not reason:
         p = scipy.stats.wilcoxon(d).pvalue
     finding = "smaller" if high < 0 else "larger" if low > 0 else "open"
-    mean = d.mean() if len(d) else float("nan")
-    numbers = {"difference": mean, "low": low, "high": high, "lower": int((d < 0).sum()), "p": p}
+    numbers = {"difference": d.mean(), "low": low, "high": high, "lower": int((d < 0).sum()), "p": p}
     return {"n": len(d), **numbers, "reason": reason, "finding": finding}
 
 
@@ -273,16 +265,12 @@ def interval(row) -> str:
 def export(runs: Records, table: pandas.DataFrame, path) -> list[Path]:
     """Write `path`.csv, a row a run in full precision, and `path`.tex, a summary as LaTeX that needs the package booktabs;
     returns both."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.{kind}") for kind in ("csv", "tex")]
-    runs_table(runs).to_csv(files[0], index=False)
+    csv, tex = Path(f"{path}.csv"), Path(f"{path}.tex")
+    files.write_text(csv, runs_table(runs).to_csv(index=False))
     text = display_summary(table, r"\textbf{{{}}}").style.to_latex(hrules=True, multirow_align="naive")
     text = re.sub(r"(?<= )-(?=\d)", "$-$", text)
-    for plain, latex in {"_": r"\_", "±": r"$\pm$", "−": "$-$", "–": "--"}.items():
-        text = text.replace(plain, latex)
-    files[1].write_text(text, encoding="utf-8")
-    return files
+    files.write_text(tex, text.translate(str.maketrans({"_": r"\_", "±": r"$\pm$", "−": "$-$", "–": "--"})))
+    return [csv, tex]
 
 
 def hardware(device: str = "auto") -> str:

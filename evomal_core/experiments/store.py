@@ -9,14 +9,15 @@
 A run's identity is its cell and every setting that changes results in exact arithmetic: not engine, device or threads.
 """
 
-import dataclasses
+import contextlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import re
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas
@@ -28,6 +29,7 @@ from ..losses import loss_from_json
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
+STATUSES = ("complete", "diverged", "no_loss")  # of a record
 PACKAGES = ("torch", "numpy", "deap", "scikit-learn", "evomal-core")
 
 
@@ -80,54 +82,47 @@ def folder_of(cell, folder=None) -> Path:
 
 
 def identity(cell, config: Config) -> dict:
-    """What makes a run this run. A setting absent from an old record counts as its default."""
-    settings = {f.name: f.default for f in dataclasses.fields(Config)} | dataclasses.asdict(config)
-    settings = {name: value for name, value in settings.items() if name not in NOT_IDENTITY}
-    return json.loads(json.dumps({"cell": dataclasses.asdict(cell), "config": settings}))
+    """What makes a run this run, as JSON has it."""
+    settings = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY}
+    return json.loads(json.dumps({"cell": asdict(cell), "config": settings}))
 
 
-def same_identity(recorded: dict, cell, config: Config) -> str | None:
-    """None if a record is of this cell and configuration, else what differs."""
-    defaults = {f.name: f.default for f in dataclasses.fields(Config)}
-    own = identity(cell, config)
-    old_cell = recorded.get("cell")
-    if old_cell != own["cell"]:
-        return f"cell {old_cell} instead of {own['cell']}"
-    old = json.loads(json.dumps({**defaults, **recorded.get("config", {})}))
-    differing = [n for n, v in own["config"].items() if old.get(n) != v]
-    unknown = [n for n in old if n not in own["config"] and n not in NOT_IDENTITY]
-    if differing or unknown:
-        return ", ".join(
-            [f"{n} = {old[n]!r} instead of {own['config'][n]!r}" for n in differing] + [f"unknown {n}" for n in unknown]
-        )
-    return None
+def check_identity(path: Path, recorded: dict, cell, config: Config) -> None:
+    """Raise RecordError that says what differs, unless a record or checkpoint is of this cell and configuration.
+
+    A setting absent from an old record counts as its default.
+    """
+    own, old = identity(cell, config), identity(cell, Config())["config"] | recorded["config"]
+    differing = [f"{n} = {old[n]!r} instead of {value!r}" for n, value in own["config"].items() if old[n] != value]
+    differing += [f"unknown {n}" for n in old if n not in own["config"] and n not in NOT_IDENTITY]
+    if recorded["cell"] != own["cell"]:
+        differing = [f"cell {recorded['cell']} instead of {own['cell']}"]
+    if differing:
+        advice = "it is not overwritten: use another results_dir, or force=True to replace it"
+        raise RecordError(f"{path} is of another run ({', '.join(differing)}); {advice}")
 
 
-def read_json(path: Path) -> dict:
-    """Read strict JSON. Raises RecordError that names the file."""
+@contextlib.contextmanager
+def reading(path: Path):
+    """A block that reads a file; whatever is wrong with it is raised as RecordError that names the file."""
     try:
-        return files.read_json(path, SCHEMA)
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} is damaged ({error}); move it away to compute this run again") from None
+        yield
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RecordError(f"{path} is damaged ({error!r}); move it away to compute this run again") from None
 
 
 def read_run(folder: Path, cell_type) -> Run:
     """The record in a folder. Raises RecordError if it is damaged or its loss is."""
-    data = read_json(folder / "record.json")
-    try:
+    with reading(path := folder / "record.json"):
+        data = files.read_json(path, SCHEMA)
         cell, status, metric = cell_type(**data["cell"]), data["status"], data["test_metric"]
-        ok = status in ("complete", "diverged", "no_loss") and (metric is None) == (status != "complete")
-        ok = ok and (metric is None or (isinstance(metric, (int, float)) and math.isfinite(metric)))
-        kinds = (("history", list), ("seconds", dict), ("config", dict))
-        ok = ok and all(isinstance(data[name], kind) for name, kind in kinds)
-        if not ok:
-            raise ValueError(f"status {status!r} with test metric {metric!r}")
-        if "loss" in data and data["loss"] is not None:
+        number = (int, float) if status == "complete" else type(None)
+        kinds = {"test_metric": number, "history": list, "seconds": dict, "config": dict}
+        wrong = [name for name, kind in kinds.items() if not isinstance(data[name], kind)]
+        if status not in STATUSES or wrong or not math.isfinite(metric or 0):
+            raise ValueError(f"status {status!r} with test metric {metric!r}; of another type: {wrong}")
+        if data.get("loss") is not None:
             loss_from_json(data["loss"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RecordError(
-            f"{folder / 'record.json'} is damaged ({error!r}); move it away to compute this run again"
-        ) from None
     return Run(cell, status, metric, folder, data, data.get("reason"))
 
 
@@ -146,10 +141,8 @@ def environment(device: torch.device) -> dict:
     """Versions, hardware and commit that a record names."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
+        installed = next(iter(importlib.metadata.distributions(name=package)), None)
+        versions[package] = installed and installed.version
     hardware = {"cpu": _cpu_name(), "cores": os.cpu_count(), "device": str(device)}
     if device.type == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name(device)
@@ -157,26 +150,20 @@ def environment(device: torch.device) -> dict:
 
 
 def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    facts = Path("/proc/cpuinfo")  # of Linux
+    named = re.search(r"^model name\s*: (.*)", facts.read_text() if os.access(facts, os.R_OK) else "", re.M)
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
     """Commit of the source tree, with "+changes" if it is not clean; None outside a checkout."""
 
     def git(*arguments):
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20)
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
     try:
-        head = git("rev-parse", "HEAD")
-        if head.returncode:
-            return None
-        dirty = git("status", "--porcelain", "--untracked-files=no", "--", "evomal_core").stdout.strip()
-        return head.stdout.strip() + ("+changes" if dirty else "")
-    except (OSError, subprocess.TimeoutExpired):
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", "evomal_core")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.SubprocessError):
         return None
