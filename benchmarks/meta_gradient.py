@@ -37,13 +37,7 @@ def torchopt_way(losses, model, train, validation, task_loss, config, seeds):
 
     (loss,), (x, y) = losses, train[0]
     base = copy.deepcopy(model)
-    optimiser = torchopt.MetaSGD(
-        base,
-        lr=config.base_learning_rate,
-        momentum=config.base_momentum,
-        nesterov=config.base_nesterov,
-        weight_decay=config.base_weight_decay,
-    )
+    optimiser = torchopt.MetaSGD(base, **config.sgd)
     with streams.layer_generator(seeds[0], x.device):
         z = base(x)
     optimiser.step(loss(z, y))
@@ -56,7 +50,7 @@ def func_way(losses, model, train, validation, task_loss, config, seeds):
     """Double backward: grad through grad, the first step of the base optimiser written out."""
     (loss,), (x, y) = losses, train[0]
     maps = unroll.BaseMaps(model)
-    rate = config.base_learning_rate * (1 + config.base_momentum if config.base_nesterov else 1)
+    rate = config.first_rate
 
     def validation_loss(phi):
         def learned(weights):

@@ -70,14 +70,7 @@ class Naive:
         initialise(self.model, streams.torch_generator(self.seed, purpose, 0, *index))
 
     def sgd(self) -> torch.optim.SGD:
-        config = self.config
-        return torch.optim.SGD(
-            self.model.parameters(),
-            lr=config.base_learning_rate,
-            momentum=config.base_momentum,
-            nesterov=config.base_nesterov,
-            weight_decay=config.base_weight_decay,
-        )
+        return torch.optim.SGD(self.model.parameters(), **self.config.sgd)
 
     def optimise(self, loss, steps: int) -> None:
         """Algorithm 1, one inner step: Adam on the weights of the loss, in place."""

@@ -171,6 +171,17 @@ class Config:
             check(self.base_momentum > 0, "Config.base_momentum with base_nesterov", "positive", self.base_momentum)
         check(self.crossover_rate + self.mutation_rate > 0, "Config.crossover_rate + mutation_rate", "positive", 0)
 
+    @property
+    def sgd(self) -> dict[str, Any]:
+        """The base optimiser's settings, as `torch.optim.SGD` takes them."""
+        names = {"lr": "learning_rate", "momentum": "momentum", "nesterov": "nesterov", "weight_decay": "weight_decay"}
+        return {argument: getattr(self, f"base_{name}") for argument, name in names.items()}
+
+    @property
+    def first_rate(self) -> float:
+        """alpha_eff, by which the base optimiser's first step multiplies its direction: alpha (1 + mu) under Nesterov."""
+        return self.base_learning_rate * (1 + self.base_momentum if self.base_nesterov else 1)
+
     @classmethod
     def for_cell(cls, cell) -> "Config":
         """The settings of a `Cell` (section IV and, where it is silent, the released code [R]).

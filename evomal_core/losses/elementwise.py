@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from .. import files
 from ..config import check_choice
-from . import tape
 
 SCHEMA, MAX_FILE_BYTES = 1, 4_000_000  # of loss files
 
@@ -34,8 +33,12 @@ class Elements:
         self.prediction, self.target = prediction.detach(), target
         self.classification = not target.is_floating_point()
         self.several = prediction.ndim > 2
-        self.xp, self.array = tape.namespace(prediction)
+        self.xp = np if prediction.device.type == "cpu" else torch
         self.instances = len(target) if self.classification else target.numel()
+
+    def array(self, tensor: torch.Tensor):
+        """The tensor as the library `xp` has it, without a copy."""
+        return tensor.detach().numpy() if self.xp is np else tensor.detach()
 
     @cached_property
     def _f(self) -> torch.Tensor:
@@ -269,12 +272,11 @@ class Derivatives:
         ]
 
 
-def _mixed_by_autograd(loss: nn.Module, elements: Elements, u: torch.Tensor) -> tuple:
+def _mixed_by_autograd(loss: nn.Module, elements: Elements, u: torch.Tensor) -> tuple[torch.Tensor, ...]:
     phi = tuple(loss.parameters())
     with torch.enable_grad():
         z = elements.prediction.detach().requires_grad_()
         (v,) = torch.autograd.grad(loss(z, elements.target), z, create_graph=True)
         if not v.requires_grad:
             return tuple(torch.zeros_like(p) for p in phi)
-        gradients = torch.autograd.grad((v * u).sum(), phi, allow_unused=True)
-    return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(phi, gradients, strict=True))
+        return torch.autograd.grad((v * u).sum(), phi, materialize_grads=True)

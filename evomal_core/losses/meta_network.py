@@ -9,7 +9,7 @@ from .elementwise import Elements, ElementwiseLoss
 from .primitives import PRIMITIVES, softplus
 
 
-class MetaLoss(ElementwiseLoss):
+class MetaLoss(export.Displayed, ElementwiseLoss):
     """The meta-loss network M^T_phi of an expression tree M: the same loss with one trainable weight an edge.
 
     A node's output is multiplied by the weight of its outgoing edge before the parent reads it, so a tree of n nodes has
@@ -28,6 +28,7 @@ class MetaLoss(ElementwiseLoss):
 
     kind = "symbolic"
     OPTIONS = ("expression", "classification", "non_negative", "protection", "reduction")
+    to_sympy, to_latex, to_python = export.to_sympy, export.to_latex, export.to_python
 
     def __init__(
         self,
@@ -83,18 +84,3 @@ class MetaLoss(ElementwiseLoss):
 
     def extra_repr(self) -> str:
         return f"{self.tree}, classification={self.classification}"
-
-    def to_sympy(self, weights: bool = True):
-        """The loss as a SymPy expression of real `y`, `f`; `weights=False` leaves the weights out (all 1)."""
-        return export.to_sympy(self, weights)
-
-    def to_latex(self, weights: bool = True, digits: int = 3) -> str:
-        """The loss as LaTeX, coefficients rounded to `digits` significant digits."""
-        return export.to_latex(self, weights, digits)
-
-    def to_python(self) -> str:
-        """Source of a function `loss(prediction, target)` that needs PyTorch alone."""
-        return export.to_python(self)
-
-    def _repr_latex_(self) -> str:
-        return f"${self.to_latex()}$"

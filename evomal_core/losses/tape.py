@@ -24,14 +24,6 @@ import torch
 from . import expression as trees
 from .primitives import PRIMITIVES, softplus
 
-
-def namespace(tensor: torch.Tensor):
-    """(xp, to array): NumPy views for a CPU tensor, torch itself elsewhere."""
-    if tensor.device.type == "cpu":
-        return np, lambda t: t.detach().numpy()
-    return torch, lambda t: t.detach()
-
-
 # What the operations' names stand for, where it is neither in `operator` nor in the library as it is
 OWN = {
     np: {"dot": np.ndarray.dot, "clip": np.maximum, "ones_like": lambda a: 1},

@@ -81,7 +81,7 @@ class Session:
 
     def change_rate(self, factor: float) -> None:
         """Multiply the learning rate."""
-        self.optimiser.rate *= factor
+        self.optimiser.change_rate(factor)
 
     def running(self) -> bool:
         """Is there anything left to train? Looks at the device, so not to be asked at every step."""
@@ -97,26 +97,21 @@ class Sgd:
     weights nine tenths of the optimiser's step are bookkeeping. A gradient must lie in memory as its weight does."""
 
     def __init__(self, weights: Iterable[torch.Tensor], config: Config):
-        self.weights, self.rate, self.config = list(weights), config.base_learning_rate, config
+        self.weights = list(weights)
         # From zeros the first step's momentum is the gradient, as torch's is.
         self.momenta = [torch.zeros_like(w) for w in self.weights] if config.base_momentum else []
+        self.settings = config.sgd | {"dampening": 0.0, "maximize": False, "is_first_step": False}
 
     @torch.no_grad()
     def step(self) -> None:
         """Weights without a gradient stay as they are."""
         has = [k for k, w in enumerate(self.weights) if w.grad is not None]
-        torch._fused_sgd_(
-            [self.weights[k] for k in has],
-            [self.weights[k].grad for k in has],
-            [self.momenta[k] for k in has] if self.momenta else [],
-            lr=self.rate,
-            momentum=self.config.base_momentum,
-            nesterov=self.config.base_nesterov,
-            weight_decay=self.config.base_weight_decay,
-            dampening=0.0,
-            maximize=False,
-            is_first_step=False,
-        )
+        parts = self.weights, [w.grad for w in self.weights], self.momenta
+        torch._fused_sgd_(*([part[k] for k in has if part] for part in parts), **self.settings)
+
+    def change_rate(self, factor: float) -> None:
+        """Multiply the learning rate."""
+        self.settings["lr"] *= factor
 
 
 def train(

@@ -66,7 +66,7 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
     """Meta-gradients of several losses from one theta (module docstring); interface as `unroll.jvp_engine`."""
     chain = Chain.of(model)
     (x, y), (x_new, y_new) = train[0], validation
-    alpha = config.base_learning_rate * (1 + config.base_momentum if config.base_nesterov else 1)
+    alpha = config.first_rate
     s = 1 - alpha * config.base_weight_decay
     weights = [layer.weight for layer in chain.layers]
     biases = [layer.bias for layer in chain.layers]

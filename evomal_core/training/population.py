@@ -93,7 +93,7 @@ class StackedSession:
 
     def change_rate(self, factor: float) -> None:
         """Multiply the learning rate, which a captured step holds as a constant."""
-        self.optimiser.rate *= factor
+        self.optimiser.change_rate(factor)
         self.captured = self.captured and CapturedStep(self._step)
 
     def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
@@ -147,7 +147,7 @@ def stack(tensor: torch.Tensor, n: int) -> torch.Tensor:
 def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: Config, seeds) -> list[tuple]:
     """`unroll.jvp_engine` for S_base = 1, all losses at once: batched vjp, K models at theta_new, batched jvp."""
     x, y = train
-    alpha = config.base_learning_rate * (1 + config.base_momentum if config.base_nesterov else 1)
+    alpha = config.first_rate
     found = Derivatives(losses, Elements(z0, y), order=2)
     g = torch.autograd.grad(
         z0, theta0, found.v, is_grads_batched=True, retain_graph=True, materialize_grads=True

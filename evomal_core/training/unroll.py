@@ -175,28 +175,18 @@ def higher_engine(losses, model, train, validation, task_loss, config: Config, s
 
     results = []
     for loss in losses:
-        phi = tuple(loss.parameters())
         base = copy.deepcopy(model)
-        optimiser = torch.optim.SGD(
-            [p for p in base.parameters() if p.requires_grad],
-            lr=config.base_learning_rate,
-            momentum=config.base_momentum,
-            nesterov=config.base_nesterov,
-            weight_decay=config.base_weight_decay,
-        )
+        optimiser = torch.optim.SGD([p for p in base.parameters() if p.requires_grad], **config.sgd)
         with torch.enable_grad(), higher.innerloop_ctx(base, optimiser) as (unrolled, differentiable):
-            for (x, y), seed in zip(train, seeds[:-1], strict=True):
+
+            def outputs(x: torch.Tensor, seed: int) -> torch.Tensor:
                 with streams.layer_generator(seed, x.device):
-                    z = unrolled(x)
-                differentiable.step(loss(z, y))
-            with streams.layer_generator(seeds[-1], validation[0].device):
-                z = unrolled(validation[0])
-            value = task_loss(z, validation[1])
-            if value.requires_grad:
-                gradients = torch.autograd.grad(value, phi, allow_unused=True)
-            else:
-                gradients = (None,) * len(phi)
-        results.append(tuple(torch.zeros_like(p) if g is None else g for p, g in zip(phi, gradients, strict=True)))
+                    return unrolled(x)
+
+            for (x, y), seed in zip(train, seeds[:-1], strict=True):
+                differentiable.step(loss(outputs(x, seed), y))
+            value = task_loss(outputs(validation[0], seeds[-1]), validation[1])
+            results.append(torch.autograd.grad(value, tuple(loss.parameters()), materialize_grads=True))
     return results
 
 
@@ -226,12 +216,10 @@ def optimise_losses(
     for loss, part in zip(losses, parts, strict=True):
         torch.nn.utils.vector_to_parameters(part, loss.parameters())  # views: Adam is elementwise, one steps all losses
     adam = torch.optim.Adam([flat], lr=config.meta_learning_rate, fused=True)
-    flat.grad = torch.zeros_like(flat)
-    alive, here = list(range(len(losses))), slice(None)  # losses that are finite, and where in `flat`
     engines = [ENGINES[choose(config.engine, model, config)] for _, model in problems]
     draws = [has_random_layers(model) for _, model in problems]
     for t in range(config.meta_steps):
-        total = 0.0
+        flat.grad = torch.zeros_like(flat)
         for i, (task, model) in enumerate(problems):
             initialise(model, streams.torch_generator(seed, "meta-init", i, t))
             model.train()
@@ -242,18 +230,13 @@ def optimise_losses(
             validation = batches.draw(task.validation, config.batch_size, seed, "meta-validation", i, t)
             steps = (*range(config.inner_steps), -1)
             seeds = [streams.integer(seed, "meta-layers", i, t, s) if draws[i] else 0 for s in steps]
-            living = [losses[k] for k in alive]
-            gradients = engines[i](living, model, train, validation, task.task_loss, config, seeds)
-            total = total + torch.cat([g.reshape(-1) for of_loss in gradients for g in of_loss]) / len(problems)
-        flat.grad[here] = total
+            gradients = engines[i](losses, model, train, validation, task.task_loss, config, seeds)
+            flat.grad += torch.cat([g.reshape(-1) for of_loss in gradients for g in of_loss]) / len(problems)
         adam.step()
         if (t + 1) % CHECK_EVERY == 0:
-            finite = [bool(part.isfinite().all()) for part in parts]
-            alive = [k for k in alive if finite[k]]
-            here = torch.cat([part.new_full(part.shape, ok) for part, ok in zip(parts, finite, strict=True)]).bool()
             if progress:
                 progress(t + 1)
-            if not alive:
+            if not any(bool(part.isfinite().all()) for part in parts):
                 break
     for loss in losses:
         for p in loss.parameters():
