@@ -168,13 +168,6 @@ def test_the_size_of_a_chunk_does_not_matter(chunk, monkeypatch):
         assert_equal_states(a, b, 0)
 
 
-def test_progress_counts_steps():
-    seen: list[int] = []
-    train([MetaLoss("sub(y, f)").double()], (made_task(), chain()), CONFIG, 0, "test", 23, progress=seen.append)
-    assert seen[-1] == 23
-    assert seen == sorted(set(seen))
-
-
 # Divergence
 
 OVERFLOWING = "square(" * 8 + "sub(y, f)" + ")" * 8

@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "evomal_core"
 FILES = sorted(PACKAGE.rglob("*.py"))
-METHOD = ("losses", "training", "search")  # what compiles, tunes and finds losses
+# What compiles, tunes and finds losses, and the settings, streams and files that this needs
+CORE = ("losses", "training", "search", "config.py", "streams.py", "files.py")
 # A room, and the rooms that it may not know.
 ABOVE = {
     "losses": {"training", "search", "experiments", "tasks", "models"},
@@ -33,9 +34,9 @@ def code_lines(path: Path) -> int:
     return len(lines - documentation)
 
 
-def test_the_method_is_below_two_thousand_lines_of_code():
-    counts = {path: code_lines(path) for room in METHOD for path in (PACKAGE / room).glob("*.py")}
-    assert len(counts) > 15
+def test_search_compilation_and_meta_training_are_below_two_thousand_lines_of_code():
+    counts = {path: code_lines(path) for path in FILES if path.relative_to(PACKAGE).parts[0] in CORE}
+    assert len(counts) > 20
     assert sum(counts.values()) < 2_000
 
 

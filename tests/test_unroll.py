@@ -526,18 +526,16 @@ def test_losses_that_go_non_finite_are_reported_and_harm_no_other():
     made = task(False, 1)
     made = Task("large", *((x, 1e5 * y) for x, y in (made.train, made.validation, made.test)), False)
     made = made.to(dtype=torch.float32)
-    c = config(meta_steps=30, batch_size=8)  # longer than the interval at which the dead are taken out
+    c = config(meta_steps=30, batch_size=8)
     overflowing = "square(" * 7 + "sub(y, f)" + ")" * 7
 
     def fresh():
         return [MetaLoss(t) for t in ("tanh(sub(y, f))", overflowing, "aq(sub(y, f), mul(y, f))")]
 
     losses, others = fresh(), fresh()[::2]
-    steps: list[int] = []
     problems = [(made, build("chain", 1, torch.float32))]
-    assert optimise_losses(losses, problems, c, 0, steps.append) == [True, False, True]
+    assert optimise_losses(losses, problems, c, 0) == [True, False, True]
     assert not losses[1].weights.isfinite().all()
-    assert steps == [25]
     optimise_losses(others, problems, c, 0)
     assert torch.equal(losses[0].weights, others[0].weights)
     assert torch.equal(losses[2].weights, others[1].weights)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from .. import files
-from ..config import check_choice
+from ..config import check, check_choice
 
 SCHEMA, MAX_FILE_BYTES = 1, 4_000_000  # of loss files
 
@@ -101,8 +101,12 @@ class ElementwiseLoss(nn.Module):
         self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
         weights = torch.as_tensor(weights).detach().clone()
         weights = weights if weights.is_floating_point() else weights.float()
-        if weights.shape != (n,):
-            raise ValueError(f"a loss of kind {self.kind} as given has {n} weights, got shape {tuple(weights.shape)}")
+        check(
+            weights.shape == (n,),
+            f"the weights of this {self.kind} loss",
+            f"{n} weights",
+            f"shape {tuple(weights.shape)}",
+        )
         self.weights = nn.Parameter(weights)
 
     def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
@@ -128,8 +132,7 @@ class ElementwiseLoss(nn.Module):
 
     def check(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
         """Raise ValueError where PyTorch would broadcast or misread."""
-        if not prediction.is_floating_point():
-            raise ValueError(f"the prediction must be of a floating type, got {prediction.dtype}")
+        check(prediction.is_floating_point(), "the prediction", "of a floating type", prediction.dtype)
         want, needs = tuple(prediction.shape), "a target"
         integers = not target.is_floating_point() and target.dtype != torch.bool
         if self.classification:
@@ -155,16 +158,14 @@ class ElementwiseLoss(nn.Module):
         data = dict(data)
         dtype = check_choice("dtype", data.pop("dtype"), ("float32", "float64"))
         weights = data.pop("weights")
-        if not isinstance(weights, list) or not all(type(w) in (int, float) for w in weights):
-            raise ValueError("weights must be a list of numbers")
+        numbers = isinstance(weights, list) and all(type(w) in (int, float) for w in weights)
+        check(numbers, "weights", "a list of numbers", f"{str(weights)[:80]}")
         weights = torch.tensor(weights, dtype=getattr(torch, dtype))
-        if not weights.isfinite().all():
-            raise ValueError(f"weights must be finite in {dtype}")
+        check(weights.isfinite().all(), "weights", f"finite in {dtype}", "one that is not")
         for name in ("classification", "non_negative"):
-            if type(data[name]) is not bool:
-                raise ValueError(f"{name} must be true or false, got {data[name]!r}")
-        if unknown := set(data) - set(cls.OPTIONS):
-            raise ValueError(f"unknown settings {sorted(unknown)}")
+            check(type(data[name]) is bool, name, "true or false", repr(data[name]))
+        unknown = sorted(set(data) - set(cls.OPTIONS))
+        check(not unknown, "settings", f"of {', '.join(cls.OPTIONS)}", f"unknown {unknown}")
         return cls(weights=weights, **data)
 
     def save(self, path) -> None:

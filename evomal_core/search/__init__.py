@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import streams
-from ..config import Config, check_choice
+from ..config import Config, check, check_choice
 from ..losses.handcrafted import task_loss
 from ..losses.neural import NeuralLoss
 from ..training import base, unroll
@@ -32,7 +32,6 @@ def search(
     method: str = "evomal",
     state: SearchState | None = None,
     on_generation: Callable[[SearchState], None] | None = None,
-    progress: Callable[[str, int], None] | None = None,
 ):
     """Search for a loss (Fig. 1, section IV-A): for your own model, `problems` is `[(task, model)]`.
 
@@ -59,7 +58,7 @@ def search(
     if method in ("ml3", "tuned"):
         return {"ml3": _ml3, "tuned": _tuned}[method](problems, config, seed, state), state
     learn_weights, fresh = GENETIC_METHODS.get(method, (False, False))
-    evaluator = Evaluator(problems, config, seed, learn_weights, progress)
+    evaluator = Evaluator(problems, config, seed, learn_weights)
     while state.generation < config.generations:
         if method == "taylorglo":
             cma_es.step(state, evaluator)
@@ -76,10 +75,9 @@ def search(
 
 def _check(problems: Sequence[Problem], seed: int) -> None:
     """Raise ValueError, naming what was expected and what came, before anything is computed."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a whole number, 0 or more; got {seed!r}")
-    if not problems or not all(isinstance(p, (tuple, list)) and len(p) == 2 for p in problems):
-        raise ValueError(f"problems must be a list of pairs [(task, model), ...], got {type(problems).__name__}")
+    check(type(seed) is int and seed >= 0, "seed", "a whole number, 0 or more", repr(seed))
+    pairs = problems and all(isinstance(p, (tuple, list)) and len(p) == 2 for p in problems)
+    check(pairs, "problems", "a list of pairs [(task, model), ...]", type(problems).__name__)
     for task, model in problems:
         x = task.train[0][:2]
         try:
@@ -88,8 +86,8 @@ def _check(problems: Sequence[Problem], seed: int) -> None:
         except Exception as error:
             text = f"{task.name}: the model cannot be run on x {tuple(x.shape)} {x.dtype}: {error}"
             raise ValueError(text) from error
-        if got != (len(x), task.outputs):
-            raise ValueError(f"{task.name}: the model must give (B, {task.outputs}), got {got} for B = {len(x)}")
+        want = (len(x), task.outputs)
+        check(got == want, f"{task.name}: the model's output", f"(B, {task.outputs})", f"{got} for B = {len(x)}")
 
 
 def _ml3(problems: Sequence[Problem], config: Config, seed: int, state: SearchState) -> NeuralLoss | None:

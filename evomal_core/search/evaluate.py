@@ -6,7 +6,7 @@ Each stage takes the list of candidates that reached it and runs them in lockste
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -64,14 +64,12 @@ class Evaluator:
     Args:
         problems: the meta-training set; the first task's training part serves the filters.
         learn_weights: False leaves out loss optimisation, all weights 1 (GP-LFL).
-        progress: called with (phase, steps done), now and then.
     """
 
     problems: Sequence[Problem]
     config: Config
     seed: int
     learn_weights: bool = True
-    progress: Callable[[str, int], None] | None = None
 
     def __post_init__(self):
         self.probe = filters.Probe.of(self.problems[0], self.config, self.seed)
@@ -114,43 +112,41 @@ class Evaluator:
     def _evaluate_new(self, new: dict[str, int], memory: Memory, generation: int, seconds) -> dict[str, Individual]:
         config = self.config
         losses = {tree: self.compile(tree, self._initial_weights(tree, generation, p)) for tree, p in new.items()}
-        fitness: dict[str, tuple[float, str]] = {}
-        waiting = list(losses)  # candidates that no stage has settled yet
+        waiting = dict(losses)  # candidates that no stage has settled yet
+        settled: dict[str, tuple[float, str]] = {}  # candidate -> (fitness, outcome)
+
+        def settle(tree: str, *result) -> None:
+            settled[tree] = result
+            del waiting[tree]
 
         with _timed(seconds, "optimise"):
             if self.learn_weights:
-                finite = unroll.optimise_losses(
-                    [losses[tree] for tree in waiting], self.problems, config, self.seed, self._report("optimise")
-                )
-                fitness |= {tree: (math.inf, "non_finite") for tree, ok in zip(waiting, finite, strict=True) if not ok}
-                waiting = [tree for tree in waiting if tree not in fitness]
+                finite = unroll.optimise_losses(list(waiting.values()), self.problems, config, self.seed)
+                for tree in [tree for tree, ok in zip(waiting, finite, strict=True) if not ok]:
+                    settle(tree, math.inf, "non_finite")
 
         representatives: dict[str, str] = {}  # gradient key -> candidate of this generation that stands for it
         equivalents: dict[str, str] = {}  # candidate -> its gradient key, where another stands for it
         with _timed(seconds, "filter"):
-            gains = filters.improvement([losses[tree] for tree in waiting], self.probe, config)
-            for tree, gain in zip(waiting, gains, strict=True):
+            gains = filters.improvement(list(waiting.values()), self.probe, config)
+            for tree, gain in zip(list(waiting), gains, strict=True):
                 if not (gain > 0 or (config.score_non_finite and math.isnan(gain))):
-                    fitness[tree] = math.inf, "rejected"
-            waiting = [tree for tree in waiting if tree not in fitness]
-            if config.gradient_equivalence:
-                for tree in waiting:
-                    key = filters.gradient_key(losses[tree], self.probe, config.equivalence_digits)
-                    if key is not None and (key in memory.gradients or key in representatives):
-                        equivalents[tree] = key
-                    elif key is not None:
-                        representatives[key] = tree
-            waiting = [tree for tree in waiting if tree not in equivalents]
+                    settle(tree, math.inf, "rejected")
+            for tree in list(waiting) if config.gradient_equivalence else ():
+                key = filters.gradient_key(losses[tree], self.probe, config.equivalence_digits)
+                if key in memory.gradients or key in representatives:
+                    equivalents[tree] = key
+                    del waiting[tree]
+                elif key is not None:
+                    representatives[key] = tree
 
         with _timed(seconds, "fitness"):
-            values = base.fitness([losses[tree] for tree in waiting], self.problems, config, self.seed)
-            fitness |= {tree: (value, "evaluated") for tree, value in zip(waiting, values, strict=True)}
-        for tree, (value, outcome) in fitness.items():
-            if outcome == "evaluated" and not math.isfinite(value):
-                fitness[tree] = math.inf, "non_finite"
-        memory.gradients |= {key: fitness[tree][0] for key, tree in representatives.items()}
-        fitness |= {tree: (memory.gradients[key], "equivalent") for tree, key in equivalents.items()}
-        return {tree: Individual(tree, tuple(losses[tree].weights.tolist()), *fitness[tree]) for tree in losses}
+            values = base.fitness(list(waiting.values()), self.problems, config, self.seed)
+            for tree, value in zip(list(waiting), values, strict=True):
+                settle(tree, *((value, "evaluated") if math.isfinite(value) else (math.inf, "non_finite")))
+        memory.gradients |= {key: settled[tree][0] for key, tree in representatives.items()}
+        settled |= {tree: (memory.gradients[key], "equivalent") for tree, key in equivalents.items()}
+        return {tree: Individual(tree, tuple(losses[tree].weights.tolist()), *settled[tree]) for tree in losses}
 
     def _initial_weights(self, tree: str, generation: int, position: int) -> torch.Tensor:
         """phi from N(1, weight_std), one stream a candidate; all 1 without loss optimisation."""
@@ -159,9 +155,6 @@ class Evaluator:
             return torch.ones(n)
         draw = torch.randn(n, generator=streams.torch_generator(self.seed, "phi", generation, position))
         return 1 + self.config.weight_std * draw
-
-    def _report(self, phase: str):
-        return self.progress and (lambda steps: self.progress(phase, steps))
 
 
 @contextlib.contextmanager

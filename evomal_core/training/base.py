@@ -5,7 +5,7 @@ All losses of a call see one stream of initial weights and batches, so they diff
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -123,14 +123,12 @@ def train(
     steps: int,
     index: tuple[int, ...] = (),
     milestones: Sequence[int] = (),
-    progress: Callable[[int], None] | None = None,
 ) -> list[nn.Module | None]:
     """Train one fresh base model under each loss; None where the training diverged.
 
     Args:
         purpose: "fitness" or "test", names the streams of initial weights, batches and Dropout draws; `index` goes with it.
         milestones: steps at which the learning rate is multiplied by 0.1.
-        progress: called with the number of steps done, now and then.
 
     Returns:
         Trained models in training mode, in the order of `losses`. A non-finite training loss ends a training.
@@ -156,8 +154,6 @@ def train(
                 session.step(batch, layer_seed)
         if start % CHECK_EVERY == 0:  # rarely: on a GPU the host waits for it
             running = [session for session in running if session.running()]
-        if progress:
-            progress(chunk[-1] + 1)
         if not running:
             break
     return [model for session in sessions for model in session.models()]

@@ -193,18 +193,11 @@ def higher_engine(losses, model, train, validation, task_loss, config: Config, s
 ENGINES: dict[str, Callable] = {"jvp": jvp_engine, "gram": gram.gram_engine, "higher": higher_engine}
 
 
-def optimise_losses(
-    losses: Sequence[nn.Module],
-    problems: Sequence[Problem],
-    config: Config,
-    seed: int,
-    progress: Callable[[int], None] | None = None,
-) -> list[bool]:
+def optimise_losses(losses: Sequence[nn.Module], problems: Sequence[Problem], config: Config, seed: int) -> list[bool]:
     """Algorithm 1 for several losses in lockstep: `config.meta_steps` Adam steps on the weights of each, in place.
 
     Args:
         problems: the meta-training set, m tasks with a base model each; the models are scratch.
-        progress: called with the number of meta steps done, now and then.
 
     Returns:
         For each loss, whether its weights stayed finite. One that did not is left as it was found, non-finite.
@@ -233,11 +226,8 @@ def optimise_losses(
             gradients = engines[i](losses, model, train, validation, task.task_loss, config, seeds)
             flat.grad += torch.cat([g.reshape(-1) for of_loss in gradients for g in of_loss]) / len(problems)
         adam.step()
-        if (t + 1) % CHECK_EVERY == 0:
-            if progress:
-                progress(t + 1)
-            if not any(bool(part.isfinite().all()) for part in parts):
-                break
+        if (t + 1) % CHECK_EVERY == 0 and not any(bool(part.isfinite().all()) for part in parts):
+            break
     for loss in losses:
         for p in loss.parameters():
             p.data = p.data.clone()  # no longer a view of all losses' weights
