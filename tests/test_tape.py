@@ -103,6 +103,24 @@ def test_larger_trees(kind):
     assert compared >= 15
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("protection", PROTECTIONS)
+def test_torch_as_the_array_library_gives_what_numpy_does(kind, protection):
+    """What a GPU runs, on a CPU."""
+    losses = random_losses(60, 500, classification=kind == "classification", protection=protection, non_negative=True)
+    losses += random_losses(60, 500, classification=kind == "classification", protection=protection)
+    z, target = batch(kind, 0)
+    u = torch.randn((len(losses), *z.shape), generator=torch.Generator().manual_seed(0), dtype=z.dtype)
+    found = []
+    for library in (np, torch):
+        elements = Elements(z, target)
+        elements.xp = library
+        derivatives = Derivatives(losses, elements, order=2)
+        found.append((derivatives.values(), derivatives.v, torch.cat([g for (g,) in derivatives.mixed(u)])))
+    for of_numpy, of_torch in zip(*found, strict=True):
+        torch.testing.assert_close(of_torch, of_numpy, rtol=1e-12, atol=1e-12)
+
+
 def test_by_hand():
     """M = w0 (w1 y − w2 f)²-like: square(sub(y, f)) with weights (a, b, c) is (a (b y − c f))²."""
     a, b, c = 2.0, 3.0, 5.0
