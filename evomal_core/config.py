@@ -165,6 +165,7 @@ class Config:
             heights = getattr(self, name)
             pair = len(heights) == 2 and all(type(h) is int for h in heights)
             check(pair and 0 <= heights[0] <= heights[1], f"Config.{name}", "a lowest and a highest height", heights)
+        check_choice("Config.engine", self.engine, ("auto", "jvp", "gram", "higher"))
         check_choice("Config.dtype", self.dtype, ("float32", "float64"))
         check_choice("Config.protection", self.protection, ("abs", "clamp"))
         if self.base_nesterov:

@@ -575,6 +575,14 @@ def test_grid_in_spawned_processes(one_by_one, tmp_path):
         assert [line.split(",")[0] for line in said] == ["generation 1/2", "generation 2/2"]
 
 
+def test_what_has_no_generations_has_no_line_of_them(tmp_path):
+    lines: list[str] = []
+    cells = [Cell("diabetes", "logistic", method, 0, "smoke") for method in ("ml3", "tuned")]
+    run_grid(cells, results_dir=tmp_path, workers=2, device="cpu", progress=lines.append)
+    assert len(lines) == 2
+    assert not any("generation" in line for line in lines)
+
+
 def test_grid_over_an_executor(one_by_one, tmp_path):
     with ThreadPoolExecutor(1) as pool:
         runs = run_grid(GRID, executor=pool, results_dir=tmp_path, device="cpu", progress=None)

@@ -647,6 +647,7 @@ def test_sympy_form_gives_the_same_values(protection):
     plain = MetaLoss("square(sub(y, f))", [2.0, 3.0, 4.0])
     assert sympy.simplify(plain.to_sympy(weights=False) - (symbols[0] - symbols[1]) ** 2) == 0
     assert sympy.simplify(plain.to_sympy() - 4 * (3 * symbols[0] - 4 * symbols[1]) ** 2) == 0
+    assert str(MetaLoss("sub(y, mul(f, f))", [1 / 3, 1, 1, 1.23456]).to_sympy(True, 2)) == "-1.2*f**2 + 0.33*y"
 
 
 def test_latex_of_random_losses():

@@ -594,3 +594,9 @@ def test_several_tasks_are_averaged():
 def test_an_unknown_method_is_named():
     with pytest.raises(ValueError, match="evomal"):
         search([problem()], CONFIG, SEED, "evoml")
+
+
+def test_problems_in_the_wrong_order_are_named():
+    task, model = problem()
+    with pytest.raises(ValueError, match=r"pairs \[\(Task, model\), ...\], got \[\('Sequential', 'Task'\)\]"):
+        search([(model, task)], CONFIG)

@@ -121,6 +121,23 @@ def test_torch_as_the_array_library_gives_what_numpy_does(kind, protection):
         torch.testing.assert_close(of_torch, of_numpy, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("library", [np, torch])
+def test_infinities_that_tie_are_split_as_by_autograd(library, dtype):
+    """A finite loss of infinite parts keeps a gradient, under every array library."""
+    large = torch.full((3, 1), torch.finfo(dtype).max ** 0.75, dtype=dtype)  # its square is infinite
+    for text in ("tanh(max(square(y), square(f)))", "tanh(min(square(f), square(y)))", "max(mul(f, 1), y)"):
+        z = large.clone().requires_grad_()
+        loss = MetaLoss(text).to(dtype)
+        want = loss(z, large)
+        elements = Elements(z, large)
+        elements.xp = library
+        found = Derivatives([loss], elements)
+        assert found.tapes[0].values[found.tapes[0].program.derivative].dtype == elements.f.dtype
+        torch.testing.assert_close(found.values()[0], want.detach())
+        torch.testing.assert_close(found.v[0], torch.autograd.grad(want, z)[0], equal_nan=True)
+
+
 def test_by_hand():
     """M = w0 (w1 y − w2 f)²-like: square(sub(y, f)) with weights (a, b, c) is (a (b y − c f))²."""
     a, b, c = 2.0, 3.0, 5.0

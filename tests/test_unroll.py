@@ -543,6 +543,23 @@ def test_losses_that_go_non_finite_are_reported_and_harm_no_other():
     assert optimise_losses([], problems, c, 0) == []
 
 
+def test_one_loss_twice_in_a_lockstep():
+    (loss,) = random_losses(1, 900)
+    made = task(False, 0)
+    model = nn.Sequential(nn.Linear(made.input_shape[0], 4), nn.GELU(), nn.Linear(4, 1)).double()
+    problems = [(made, model)]
+    assert optimise_losses([loss, loss], problems, config(meta_steps=2), 0) == [True, True]
+
+
+@pytest.mark.parametrize("engine", ["jvp", "gram", "higher"])
+def test_a_target_that_would_broadcast_and_a_loss_without_parameters_are_refused(engine):
+    model, (x, y) = build("chain", 1), task(False, 0).train
+    with pytest.raises(ValueError, match=r"target must be \(B,\) of class indices or \(B, C\) of values, got \(\d+,\)"):
+        meta_gradient(MetaLoss("sub(y, f)").double(), model, (x, y), (x, y[:, 0]), nn.MSELoss(), config(), engine)
+    with pytest.raises(ValueError, match="with parameters, got MSELoss"):
+        meta_gradient(nn.MSELoss(), model, (x, y), (x, y), nn.MSELoss(), config(), engine)
+
+
 def test_no_meta_steps_change_nothing():
     (loss,) = random_losses(1, 900)
     before = loss.weights.detach().clone()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas
 
+from ..search import WITHOUT_GENERATIONS
 from ..tasks import DataUnavailable
 from . import store
 from .cell import Cell, find_run, progress_line, run_cell
@@ -74,7 +75,8 @@ def _attempt(cell: Cell, call: Callable[..., store.Run | None], *arguments, **na
 
 def _collect(executor: Executor, cells: Sequence[Cell], say, arguments) -> dict[Cell, store.Run]:
     """Submit cells, and report from the files they write while they run: any executor that shares them will do."""
-    histories = {cell: store.folder_of(cell, arguments["results_dir"]) / "history.csv" for cell in cells}
+    searches = [cell for cell in cells if cell.method not in WITHOUT_GENERATIONS]
+    histories = {cell: store.folder_of(cell, arguments["results_dir"]) / "history.csv" for cell in searches}
     known = {cell: len(_rows(path)) for cell, path in histories.items()}  # generations of which there was a line
     futures = {executor.submit(_attempt, cell, run_cell, cell, **arguments): cell for cell in cells}
     done: dict[Cell, store.Run] = {}
@@ -82,7 +84,7 @@ def _collect(executor: Executor, cells: Sequence[Cell], say, arguments) -> dict[
     try:
         while running:
             finished, running = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for cell in (futures[future] for future in finished | running):
+            for cell in (futures[future] for future in finished | running if futures[future] in histories):
                 rows = _rows(histories[cell])
                 for n in range(known[cell], len(rows)):
                     say(progress_line(cell, rows[: n + 1]))

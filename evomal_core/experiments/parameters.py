@@ -95,7 +95,7 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
     names = known.split()
     for name, value in {} if given.get(CHECKED) else given.items():
         if isinstance(value, SIMPLE) and not name.startswith("_") and name not in ("In", "Out"):
-            check_choice(f"unknown parameter {name!r}: a parameter of this notebook", name, names)
+            check_choice("a parameter of this notebook", name, names)
     if "get_ipython" in given:
         given[CHECKED] = True
     p = Parameters(**{name: _read(name, given[name]) for name in names if name in given})

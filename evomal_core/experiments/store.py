@@ -24,7 +24,7 @@ import pandas
 import torch
 
 from .. import files
-from ..config import NOT_IDENTITY, Config
+from ..config import NOT_IDENTITY, Config, check_choice
 from ..losses import loss_from_json
 
 SCHEMA = 1
@@ -119,7 +119,8 @@ def read_run(folder: Path, cell_type) -> Run:
         number = (int, float) if status == "complete" else type(None)
         kinds = {"test_metric": number, "history": list, "seconds": dict, "config": dict}
         wrong = [name for name, kind in kinds.items() if not isinstance(data[name], kind)]
-        if status not in STATUSES or wrong or not math.isfinite(metric or 0):
+        check_choice("status", status, STATUSES)
+        if wrong or isinstance(metric, bool) or not math.isfinite(metric or 0):
             raise ValueError(f"status {status!r} with test metric {metric!r}; of another type: {wrong}")
         if data.get("loss") is not None:
             loss_from_json(data["loss"])

@@ -101,12 +101,8 @@ class ElementwiseLoss(nn.Module):
         self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
         weights = torch.as_tensor(weights).detach().clone()
         weights = weights if weights.is_floating_point() else weights.float()
-        check(
-            weights.shape == (n,),
-            f"the weights of this {self.kind} loss",
-            f"{n} weights",
-            f"shape {tuple(weights.shape)}",
-        )
+        shape = tuple(weights.shape)
+        check(shape == (n,), f"weights of this {self.kind} loss", f"of shape ({n},), {n} weights", f"shape {shape}")
         self.weights = nn.Parameter(weights)
 
     def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
@@ -165,7 +161,7 @@ class ElementwiseLoss(nn.Module):
         for name in ("classification", "non_negative"):
             check(type(data[name]) is bool, name, "true or false", repr(data[name]))
         unknown = sorted(set(data) - set(cls.OPTIONS))
-        check(not unknown, "settings", f"of {', '.join(cls.OPTIONS)}", f"unknown {unknown}")
+        check(not unknown, "settings", f"among {', '.join(cls.OPTIONS)}", unknown)
         return cls(weights=weights, **data)
 
     def save(self, path) -> None:

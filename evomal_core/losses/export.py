@@ -21,7 +21,7 @@ class Displayed:
         return f"${self.to_latex()}$"
 
 
-def to_sympy(loss, weights: bool = True, epsilon=EPSILON, digits: int | None = None) -> sympy.Expr:
+def to_sympy(loss, weights: bool = True, digits: int | None = None, epsilon=EPSILON) -> sympy.Expr:
     """SymPy form of a loss's element, for display and simplification. `epsilon` replaces 1e-7, as a symbol for display."""
     operators = PRIMITIVES[loss.protection]
     terminals = {"y": Y, "f": F, "1": sympy.Integer(1), "-1": sympy.Integer(-1)}
@@ -36,7 +36,7 @@ def to_sympy(loss, weights: bool = True, epsilon=EPSILON, digits: int | None = N
 
 def to_latex(loss, weights: bool = True, digits: int = 3) -> str:
     """LaTeX of `to_sympy`, with eps as a symbol."""
-    return latex(to_sympy(loss, weights, EPS, digits))
+    return latex(to_sympy(loss, weights, digits, EPS))
 
 
 def latex(form: sympy.Expr) -> str:
@@ -57,7 +57,7 @@ def simplify(loss, weights: bool = True, digits: int = 3, smallest: float = 0.01
         loss: one with `to_sympy`.
         weights: False sets them to 1 beforehand, the paper's "parameters omitted"; terms can cancel that the weights keep.
     """
-    form = to_sympy(loss, weights, EPS) if hasattr(loss, "tree") else loss.to_sympy(weights)
+    form = to_sympy(loss, weights, epsilon=EPS) if hasattr(loss, "tree") else loss.to_sympy(weights)
     signs = {s: sympy.Symbol(s.name, nonnegative=True) for s in (Y, F)} if loss.classification else {}
     form = form.subs(signs)
     f = signs.get(F, F)

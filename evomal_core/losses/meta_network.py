@@ -39,7 +39,7 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
         protection: str = "abs",
         reduction: str = "mean",
     ):
-        tree = trees.parse(expression) if isinstance(expression, str) else expression
+        tree = expression if isinstance(expression, trees.Tree) else trees.parse(expression)
         names = [trees.node_name(node) for node in tree]
         if missing := {"y", "f"} - set(names):
             raise ValueError(f"a loss must hold both y and f; {tree} lacks {' and '.join(sorted(missing))}")

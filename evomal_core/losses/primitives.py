@@ -62,7 +62,8 @@ def _aq(xp, a, b):
 def _extremum(choose: str):
     def jet(xp, a, b):
         yield getattr(xp, choose)(a, b)
-        share = xp.heaviside(a - b if choose == "maximum" else b - a, 0.5)  # a tie is split
+        first, second = (a, b) if choose == "maximum" else (b, a)
+        share = 0.5 * (first > second) + 0.5 * (first >= second)  # a tie is split, of infinities too
         yield share
         yield 1 - share
         yield from (0, 0, 0)
@@ -105,7 +106,7 @@ def _protected(outer: str, clamp: bool):
         yield value
         slope = xp.sign(x)
         if clamp:
-            slope = slope * xp.heaviside(size - EPSILON, 1.0)
+            slope = slope * (size >= EPSILON)
         d = slope / inner if outer == "log" else slope / (2 * value)
         yield d
         yield -d * d if outer == "log" else -d * d / value

@@ -27,7 +27,7 @@ from .primitives import PRIMITIVES, softplus
 # What the operations' names stand for, where it is neither in `operator` nor in the library as it is
 OWN = {
     np: {"dot": np.ndarray.dot, "clip": np.maximum, "ones_like": lambda a: 1},
-    torch: {"heaviside": lambda a, at_zero: torch.heaviside(a, a.new_full((), at_zero))},
+    torch: {"gt": lambda a, b: (a > b).to(a.dtype), "ge": lambda a, b: (a >= b).to(a.dtype)},
 }
 # What needs no operation: most derivatives are 0 or 1
 RULES = {"mul": {0: lambda x: 0, 1: lambda x: x, -1: operator.neg}, "add": {0: lambda x: x}}
@@ -43,7 +43,7 @@ class Symbol:
         return self.recorder.record("neg", self)
 
 
-for _name in ("add", "sub", "mul", "truediv"):
+for _name in ("add", "sub", "mul", "truediv", "gt", "ge"):
     setattr(Symbol, f"__{_name}__", lambda a, b, name=_name: a.recorder.record(name, a, b))
     setattr(Symbol, f"__r{_name}__", lambda a, b, name=_name: a.recorder.record(name, b, a))
 
@@ -149,8 +149,11 @@ class Program:
         self.forward, self.backward = [], []
         for i in range(len(entries) - 1, -1, -1):
             name, a, *b = entries[i]
-            if name in ("constant", "array"):
-                self.values[i] = np.array(a, dtype) if name == "array" and xp is np else a
+            if name == "array" and xp is np:
+                self.values[i] = np.array(a, dtype)
+            elif name in ("constant", "array"):
+                # A plain float beside a comparison's result would make a float64.
+                self.values[i] = dtype.type(a) if xp is np and isinstance(a, float) else a
             elif i in needed and name != "given":
                 needed.update(entries[i][1:])
                 function = OWN[xp].get(name) or getattr(operator, name, None) or getattr(xp, name)

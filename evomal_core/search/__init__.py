@@ -13,6 +13,7 @@ from .. import streams
 from ..config import Config, check, check_choice
 from ..losses.handcrafted import task_loss
 from ..losses.neural import NeuralLoss
+from ..tasks import Task
 from ..training import base, unroll
 from ..training.base import Problem
 from . import cma_es, genetic
@@ -21,6 +22,7 @@ from .genetic import SearchState
 
 # method -> (does it optimise loss weights?, is every generation drawn afresh?)
 GENETIC_METHODS = {"evomal": (True, False), "gp-lfl": (False, False), "random": (True, True)}
+WITHOUT_GENERATIONS = ("baseline", "ml3", "tuned")
 METHODS = ("baseline", "ml3", "taylorglo", "gp-lfl", "evomal", "random", "tuned")
 LEARNING_RATES = np.logspace(-3, 0, 25)  # of the control `tuned`
 
@@ -76,8 +78,9 @@ def search(
 def _check(problems: Sequence[Problem], seed: int) -> None:
     """Raise ValueError, naming what was expected and what came, before anything is computed."""
     check(type(seed) is int and seed >= 0, "seed", "a whole number, 0 or more", repr(seed))
-    pairs = problems and all(isinstance(p, (tuple, list)) and len(p) == 2 for p in problems)
-    check(pairs, "problems", "a list of pairs [(task, model), ...]", type(problems).__name__)
+    pairs = [p for p in problems if isinstance(p, (tuple, list)) and len(p) == 2 and isinstance(p[0], Task)]
+    kinds = [tuple(type(part).__name__ for part in p) if isinstance(p, (tuple, list)) else type(p) for p in problems]
+    check(pairs and len(pairs) == len(problems), "problems", "a list of pairs [(Task, model), ...]", kinds)
     for task, model in problems:
         x = task.train[0][:2]
         try:
@@ -106,6 +109,6 @@ def _tuned(problems: Sequence[Problem], config: Config, seed: int, state: Search
     loss, start, tried = task_loss(problems[0][0].classification), time.perf_counter(), []
     for rate in LEARNING_RATES.tolist():
         (value,) = base.fitness([loss], problems, dataclasses.replace(config, base_learning_rate=rate), seed)
-        tried.append(Individual("learning_rate", (rate,), value, "evaluated"))
+        tried.append(Individual("learning_rate", (rate,), value, "evaluated" if math.isfinite(value) else "non_finite"))
     genetic.tell(state, tried, [i.outcome for i in tried], {"fitness": time.perf_counter() - start}, config)
     return loss if state.best else None

@@ -33,19 +33,22 @@ class SearchState:
 
     def to_json(self) -> dict:
         """Strict JSON; a non-finite number is null."""
-        return files.strict(asdict(self))
+        data = asdict(self)
+        memory = data.pop("memory")
+        return files.strict(data | {"archive": list(memory["archive"].values()), "gradients": memory["gradients"]})
 
     @classmethod
     def from_json(cls, data: dict) -> "SearchState":
-        archive = {tree: Individual.from_json(i) for tree, i in data["memory"]["archive"].items()}
-        gradients = {key: math.inf if value is None else value for key, value in data["memory"]["gradients"].items()}
-        known = {
+        archive = {i["expression"]: Individual.from_json(i) for i in data["archive"]}
+        gradients = {key: math.inf if value is None else value for key, value in data["gradients"].items()}
+        known = {name: data.get(name) for name in ("generation", "history", "strategy")}
+        known |= {
             "population": [Individual.from_json(i) for i in data["population"]],
             "best": data["best"] and Individual.from_json(data["best"]),
             "best_fitness": math.inf if data["best_fitness"] is None else data["best_fitness"],
             "memory": Memory(archive, gradients),
         }
-        return cls(**data | known)
+        return cls(**known)
 
 
 def ask(state: SearchState, config: Config, seed: int, fresh: bool = False) -> list[str | Individual]:

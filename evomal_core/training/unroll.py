@@ -18,7 +18,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp
 
 from .. import streams
-from ..config import Config, check_choice
+from ..config import Config, check, check_choice
 from ..losses.elementwise import Derivatives, Elements, gradient
 from ..models import initialise
 from . import batches, gram, population
@@ -59,6 +59,10 @@ def meta_gradient(
     train = list(train_batch) if several else [train_batch] * config.inner_steps
     if len(train) != config.inner_steps:
         raise ValueError(f"expected one training batch or a list of {config.inner_steps}, one a step; got {len(train)}")
+    for _, y in [*train, validation_batch]:
+        shape = "(B,) of class indices or (B, C) of values"
+        check(y.ndim == (2 if y.is_floating_point() else 1), "a batch's target", shape, tuple(y.shape))
+    check(any(True for _ in loss.parameters()), "loss", "a module with parameters", type(loss).__name__)
     if seed is None:
         seed = int(torch.randint(2**62, ())) if has_random_layers(model) else 0
     seeds = [streams.integer(seed, "meta-layers", 0, 0, s) for s in (*range(len(train)), -1)]
@@ -122,12 +126,12 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
         return [gradient for group in groups for gradient in population.stacked_jvp(group, *common)]
     linear = Linearisation.of(model, x) if len(losses) > 1 else None  # J of the first step, which all losses share
     results = []
-    for loss in losses:
+    for k, loss in enumerate(losses):
         path, found, direction, buffer = [maps.weights], [], None, None
         for s, batch in enumerate(train):
             theta, z = maps.trace(path[s], batch[0], seeds[s]) if s else (theta0, z0)
             found.append(Derivatives([loss], Elements(z, batch[1]), order=2))
-            shared = s == 0 and loss is not losses[-1]  # behind the last loss the graph lets go of its memory
+            shared = s == 0 and k < len(losses) - 1  # behind the last loss the graph lets go of its memory
             g = torch.autograd.grad(z, theta, found[s].v[0], retain_graph=shared, materialize_grads=True)
             direction = _sum(g, path[s], decay) if decay else g
             if mu:
