@@ -175,8 +175,8 @@ class Config:
     @property
     def sgd(self) -> dict[str, Any]:
         """The base optimiser's settings, as `torch.optim.SGD` takes them."""
-        names = {"lr": "learning_rate", "momentum": "momentum", "nesterov": "nesterov", "weight_decay": "weight_decay"}
-        return {argument: getattr(self, f"base_{name}") for argument, name in names.items()}
+        step = {"lr": self.base_learning_rate, "weight_decay": self.base_weight_decay}
+        return step | {"momentum": self.base_momentum, "nesterov": self.base_nesterov}
 
     @property
     def first_rate(self) -> float:

@@ -69,7 +69,7 @@ class Recorder:
             if isinstance(a, int) and a in RULES.get(name, ()):
                 return RULES[name][a](rest)
         of_scalars = all(a.scalar for a in arguments if isinstance(a, Symbol))
-        kind = "constant" if of_scalars else "array"  # a plain number takes longer beside an array than an array of one
+        kind = "constant" if of_scalars else "array"  # beside an array a plain number takes longer
         indices = [a.index if isinstance(a, Symbol) else self.symbol(kind, a).index for a in arguments]
         return self.symbol(name, *indices, scalar=of_scalars or name == "dot")
 

@@ -104,7 +104,7 @@ class Sgd:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Weights without a gradient stay as they are."""
+        """Weights without a gradient stay as they are. Without momentum there are no momenta."""
         has = [k for k, w in enumerate(self.weights) if w.grad is not None]
         parts = self.weights, [w.grad for w in self.weights], self.momenta
         torch._fused_sgd_(*([part[k] for k in has if part] for part in parts), **self.settings)

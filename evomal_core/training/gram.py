@@ -44,16 +44,16 @@ class OutputSignals:
         self.layers.reverse()
         self.outputs = outputs
 
-    def forward(self, l: int, gram: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def factors(self, l: int, gram: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """K delta_l as two factors, (B', B) and (B, n_l), from the gradient `v` (B, C) on the outputs. With one output
         delta_l = v D_l, and K is scaled instead."""
         if self.outputs == 1:
             return gram * v.T, self.layers[l][0]
         return gram, v if l == len(self.layers) - 1 else torch.einsum("bc,cbn->bn", v, self.layers[l])
 
-    def back(self, l: int, gram: torch.Tensor, v: torch.Tensor, delta: torch.Tensor, epsilon: torch.Tensor):
+    def products(self, l: int, gram: torch.Tensor, v: torch.Tensor, delta: torch.Tensor, epsilon: torch.Tensor):
         """(sum_n D_l[b,c,n] (K^T eps_l)[b,n], (B, C); eps_l delta_l^T, (B', B)); `delta` is the second factor of
-        `forward`. With one output the product eps_l D_l^T serves both."""
+        `factors`. With one output the product eps_l D_l^T serves both."""
         if self.outputs == 1:
             product = epsilon @ delta.T
             return (gram * product).sum(0)[:, None], product * v.T
@@ -93,17 +93,17 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
                 if l:
                     gram.append(_gram(a_new[l], a[l], biases[l]))
                     product, scale = torch.nn.functional.linear(a_new[l], weights[l], biases[l]), s
-                left, right = D.forward(l, gram[l], v[k])
+                left, right = D.factors(l, gram[l], v[k])
                 delta.append(right)
                 z_new = torch.addmm(product, left, right, beta=scale, alpha=-alpha)
                 if l < len(chain.activations):
                     a_new.append(chain.activate(l, z_new))
             epsilon = gradient(task_loss, Elements(z_new, y_new))
             for l in range(len(weights) - 1, -1, -1):
-                seen, met = D.back(l, gram[l], v[k], delta[l], epsilon)
+                seen, overlap = D.products(l, gram[l], v[k], delta[l], epsilon)
                 u[k] += seen
                 if l:
-                    back = torch.addmm(epsilon @ weights[l], met, a[l], beta=s, alpha=-alpha)
+                    back = torch.addmm(epsilon @ weights[l], overlap, a[l], beta=s, alpha=-alpha)
                     epsilon = chain.gate(l - 1, back, a_new[l])
     return found.mixed(-alpha * u)
 
