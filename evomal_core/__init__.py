@@ -8,14 +8,10 @@
 See the README for a tour, `notebooks/quickstart.ipynb` for one that runs.
 """
 
-import importlib
-
 from . import streams, training
 from .config import BUDGETS, DATASETS, MODELS, Config, Protocol
-from .experiments import report
 from .experiments.cell import METHODS, Cell, find_run, run_cell
 from .experiments.grid import run_grid
-from .experiments.parameters import Parameters, read_parameters
 from .experiments.store import RecordError, Run
 from .losses import load_loss
 from .losses.export import latex, simplify
@@ -25,9 +21,3 @@ from .models import build_model
 from .search import search
 from .tasks import DataUnavailable, Task, load_task
 from .training import meta_gradient
-
-
-def __getattr__(name: str):
-    if name == "plots":  # the drawing libraries are loaded when they are first asked for, not by every worker
-        return importlib.import_module(".experiments.plots", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

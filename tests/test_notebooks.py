@@ -54,7 +54,7 @@ def test_one_parameters_cell_of_plain_described_values(notebook):
 def test_parameters_are_read_right_behind_their_cell(notebook):
     cells = code_cells(notebook)
     assert cells[0].metadata.tags == ["parameters"]
-    assert "ec.read_parameters(" in cells[1].source
+    assert "read_parameters(" in cells[1].source
 
 
 def test_committed_with_the_outputs_of_one_run_in_order(notebook):
@@ -126,12 +126,12 @@ def test_papermill_with_an_unknown_parameter_fails_and_names_the_near_miss(tmp_p
     assert "Did you mean 'seed'?" in done.stderr
     assert not (tmp_path / "runs").exists(), "nothing is computed"
     ran = [cell for cell in code_cells(notebook) if cell.execution_count]
-    assert "ec.read_parameters(" in ran[-1].source
+    assert "read_parameters(" in ran[-1].source
 
 
 def test_nbval_is_red_when_a_number_of_a_record_is_changed(tmp_path):
-    """In a copy, whose package finds its own reference records."""
-    for part in ("evomal_core", "data/paper", "results/reference"):
+    """In a copy, whose packages find their own reference records."""
+    for part in ("evomal_core", "notebooks/evomal_notebooks", "data/paper", "results/reference"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "notebooks/table3.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

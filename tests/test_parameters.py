@@ -6,19 +6,20 @@ import math
 import pytest
 
 import evomal_core as ec
+from evomal_notebooks import Parameters, read_parameters
 
 ALL = "seed seeds budget datasets models methods protocol device results_dir data_dir workers force"
 
 
 def read(**given):
-    return ec.read_parameters(given, ALL)
+    return read_parameters(given, ALL)
 
 
 def test_defaults_compute_nothing():
     p = read(seed=None, seeds=[])
     assert p.cells() == []
     assert len(p.rows) == 1 * 1 * len(ec.METHODS)
-    assert p == ec.Parameters()
+    assert p == Parameters()
 
 
 @pytest.mark.parametrize("value", [3, "3", " 3 "])
@@ -89,25 +90,25 @@ def test_unknown_parameter_names_the_near_miss(name, near):
 
 def test_a_parameter_that_this_notebook_does_not_take_is_unknown():
     with pytest.raises(ValueError, match="a parameter of this notebook must be one of seed, datasets; got 'models'"):
-        ec.read_parameters({"seed": 1, "models": "mlp"}, "seed datasets")
+        read_parameters({"seed": 1, "models": "mlp"}, "seed datasets")
 
 
 def test_what_a_notebook_has_beside_its_parameters_is_no_parameter():
     names = {"In": [""], "Out": {}, "get_ipython": read, "exit": object(), "quit": object(), "open": open}
     imported = {"ec": ec, "math": math, "Cell": ec.Cell, "_private": 1, "__name__": "__main__"}
-    assert ec.read_parameters({**names, **imported, "seed": 2}, ALL).seed == 2
+    assert read_parameters({**names, **imported, "seed": 2}, ALL).seed == 2
 
 
 def test_in_a_live_kernel_later_variables_are_no_parameters():
     notebook = {"get_ipython": read, "seed": 1}
-    ec.read_parameters(notebook, ALL)
+    read_parameters(notebook, ALL)
     notebook |= {"table": [1, 2], "seed": 2}
-    assert ec.read_parameters(notebook, ALL).seed == 2
+    assert read_parameters(notebook, ALL).seed == 2
 
 
 def test_a_notebook_may_allow_fewer_values():
     with pytest.raises(ValueError, match="datasets must be one of diabetes, boston; got 'mnist'"):
-        ec.read_parameters({"datasets": "mnist"}, ALL, datasets=("diabetes", "boston"))
+        read_parameters({"datasets": "mnist"}, ALL, datasets=("diabetes", "boston"))
 
 
 def test_parameters_are_frozen_and_equal_names_are_equal():

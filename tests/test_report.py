@@ -12,8 +12,8 @@ import pytest
 import evomal_core as ec
 from evomal_core import files
 from evomal_core.experiments import store
+from evomal_notebooks import report
 
-report = ec.report
 DIABETES = ("diabetes", "mlp")
 
 

@@ -2,7 +2,7 @@
 
 A notebook has one cell tagged `parameters`, of `name = value  # help` lines, and right behind it:
 
-    p = ec.read_parameters(globals(), "seed budget datasets")
+    p = read_parameters(globals(), "seed budget datasets")
 
 papermill writes the caller's values into a cell between the two, so an unknown name is simply one more global. It passes
 single values (`-p seed 3`), so a list may also be one value or a comma-separated string (`-p datasets diabetes,boston`).
@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..config import Config, check_choice
-from . import store
-from .cell import METHODS, Cell
+from evomal_core.config import Config, check_choice
+from evomal_core.experiments import store
+from evomal_core.experiments.cell import METHODS, Cell
 
 SIMPLE = (str, int, float, list, tuple, dict, set, type(None))  # what a parameter can be; modules, functions … are not
 CHECKED = "_evomal_parameters_checked"  # stands in a notebook's globals once they were checked

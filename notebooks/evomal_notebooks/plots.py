@@ -18,8 +18,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from ..losses import expression
-from ..search.evaluate import OUTCOMES, PHASES
+from evomal_core.losses import expression
+from evomal_core.search.evaluate import OUTCOMES, PHASES
+
 from .report import METHOD_ORDER, Records
 
 PALETTE = seaborn.color_palette("colorblind")

@@ -16,11 +16,11 @@ import pandas
 import scipy.stats
 import torch
 
-from .. import files
-from ..config import BUDGETS, DATASETS, MODELS, check_choice
-from ..search.evaluate import OUTCOMES
-from . import store
-from .cell import Cell
+from evomal_core import files
+from evomal_core.config import BUDGETS, DATASETS, MODELS, check_choice
+from evomal_core.experiments import store
+from evomal_core.experiments.cell import Cell
+from evomal_core.search.evaluate import OUTCOMES
 
 REFERENCE = store.ROOT / "results" / "reference"
 PAPER = store.ROOT / "data" / "paper"
