@@ -70,8 +70,14 @@ def global_generators(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def layer_generator(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, from which Dropout draws, and put their states back afterwards."""
+def layer_generator(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, from which Dropout draws, and put their states back afterwards.
+
+    `seed=None` leaves them alone, for a model that draws nothing.
+    """
+    if seed is None:
+        yield
+        return
     with _LOCK, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from evomal_core import CrossEntropy, MetaLoss, SquaredError, load_loss, streams
-from evomal_core.losses import export, expression
+from evomal_core.losses import export, expression, loss_from_json
 from evomal_core.losses.expression import parse
 from evomal_core.losses.handcrafted import paper_loss
 from evomal_core.losses.primitives import ARITY, PRIMITIVES, TERMINALS
@@ -812,6 +812,14 @@ def test_hostile_file_is_refused_by_name(tmp_path, content):
     with pytest.raises(ValueError, match=re.escape(str(path))):
         load_loss(path)
     assert time.perf_counter() - start < 5
+
+
+def test_a_missing_and_an_unknown_field_are_told_from_the_right_ones():
+    data = json.loads(changed(weights=..., hook="x"))
+    fields = "classification, dtype, expression, non_negative, protection, reduction"
+    expected = f"the fields of a symbolic loss must be {fields}, weights, got classification, dtype, expression, hook"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        loss_from_json(data)
 
 
 def test_the_file_that_the_hostile_ones_vary_is_good(tmp_path):

@@ -92,7 +92,7 @@ def test_digits():
     assert [len(part[1]) for part in (task.train, task.validation, task.test)] == [1293, 144, 360]
     assert task.input_shape == (1, 8, 8)
     assert task.classification
-    assert (task.outputs, task.metric_name, task.augmentation) == (10, "error rate", None)
+    assert (task.outputs, task.metric_name) == (10, "error rate")
     assert isinstance(task.task_loss, nn.CrossEntropyLoss)
     assert task.train[1].dtype == torch.int64
     assert task.train[0].mean().item() == pytest.approx(0, abs=1e-5)
@@ -432,11 +432,6 @@ def test_own_classification_task():
         ({"train": part(x=torch.full((6, 3), torch.inf))}, "Task.train x must be finite"),
         ({"train": part(x=np.ones((6, 3)))}, r"Task.train part must be a tuple \(x, y\) of tensors"),
         ({"outputs": 2}, "Task.outputs of regression must be 1, got 2"),
-        (
-            {"metric_name": "error rate"},
-            "Task.metric_name of regression must be 'mean squared error', got 'error rate'",
-        ),
-        ({"augmentation": "crop"}, "Did you mean 'crop-flip'"),
         ({"classification": True}, r"Task.outputs of classification must be at least 2 \(classes\), got 1"),
         ({"classification": True, "outputs": 3}, r"Task.train y must be \(6,\), got \(6, 1\)"),
         (

@@ -1,6 +1,7 @@
 """What a loss is: Table I, expression trees, the meta-loss network, its rivals; losses in files."""
 
 from .. import files
+from ..config import check
 from .elementwise import MAX_FILE_BYTES, SCHEMA
 from .handcrafted import CrossEntropy, SquaredError
 from .meta_network import MetaLoss
@@ -28,7 +29,9 @@ def loss_from_json(data: dict):
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {str(kind)[:80]!r}")
+    want, got = sorted(KINDS[kind].FIELDS), sorted(data.keys() - {"schema", "kind"})
+    check(want == got, f"the fields of a {kind} loss", ", ".join(want) or "none", ", ".join(got)[:300] or "none")
     try:
-        return KINDS[kind].from_json({k: v for k, v in data.items() if k not in ("schema", "kind")})
-    except (TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        return KINDS[kind].from_json(data)
+    except (TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(repr(error)) from None

@@ -90,7 +90,7 @@ class ElementwiseLoss(nn.Module):
     """
 
     kind: str  # in a loss file
-    OPTIONS: tuple[str, ...] = ("classification", "non_negative", "reduction")  # arguments beside the weights
+    FIELDS: tuple[str, ...] = ("weights", "dtype", "classification", "non_negative", "reduction")  # of a loss file
     weights: nn.Parameter  # phi, (n,)
 
     def __init__(
@@ -145,24 +145,20 @@ class ElementwiseLoss(nn.Module):
         if not all(map(math.isfinite, weights)):
             raise ValueError(f"the loss {self} has non-finite weights and cannot be saved")
         dtype = str(self.weights.dtype).removeprefix("torch.")
-        options = {name: getattr(self, name) for name in self.OPTIONS}
+        options = {name: getattr(self, name) for name in self.FIELDS[2:]}
         return {"kind": self.kind, "weights": weights, "dtype": dtype, **options}
 
     @classmethod
     def from_json(cls, data: dict) -> "ElementwiseLoss":
-        """The loss that `to_json` described. Raises ValueError, TypeError or KeyError for anything else."""
-        data = dict(data)
-        dtype = check_choice("dtype", data.pop("dtype"), ("float32", "float64"))
-        weights = data.pop("weights")
+        """The loss of a dict with these FIELDS. Raises ValueError or TypeError for one that `to_json` does not write."""
+        dtype, weights = check_choice("dtype", data["dtype"], ("float32", "float64")), data["weights"]
         numbers = isinstance(weights, list) and all(type(w) in (int, float) for w in weights)
         check(numbers, "weights", "a list of numbers", f"{str(weights)[:80]}")
         weights = torch.tensor(weights, dtype=getattr(torch, dtype))
         check(weights.isfinite().all(), "weights", f"finite in {dtype}", "one that is not")
         for name in ("classification", "non_negative"):
             check(type(data[name]) is bool, name, "true or false", repr(data[name]))
-        unknown = sorted(set(data) - set(cls.OPTIONS))
-        check(not unknown, "settings", f"among {', '.join(cls.OPTIONS)}", unknown)
-        return cls(weights=weights, **data)
+        return cls(weights=weights, **{name: data[name] for name in cls.FIELDS[2:]})
 
     def save(self, path) -> None:
         """Write the loss as JSON (no pickle); `load_loss` reads it."""

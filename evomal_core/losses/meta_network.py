@@ -27,7 +27,7 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
     """
 
     kind = "symbolic"
-    OPTIONS = ("expression", "classification", "non_negative", "protection", "reduction")
+    FIELDS = (*ElementwiseLoss.FIELDS, "expression", "protection")
     to_sympy, to_latex, to_python = export.to_sympy, export.to_latex, export.to_python
 
     def __init__(

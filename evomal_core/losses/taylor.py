@@ -25,7 +25,7 @@ class TaylorLoss(Displayed, ElementwiseLoss):
     """
 
     kind = "taylor"
-    OPTIONS = (*ElementwiseLoss.OPTIONS, "roles", "last_term")
+    FIELDS = (*ElementwiseLoss.FIELDS, "roles", "last_term")
 
     def __init__(self, weights, *, roles: str = "prediction", last_term: str = "t1", **options):
         super().__init__(weights, PARAMETERS, **options)

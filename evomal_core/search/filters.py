@@ -17,7 +17,6 @@ from ..config import Config
 from ..losses.elementwise import Derivatives, Elements, gradient
 from ..models import initialise
 from ..training.base import Problem, has_random_layers
-from ..training.population import random_layers
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Probe:
         initialise(model, streams.torch_generator(seed, "filter"))
         model.train()
         layer_seed = streams.integer(seed, "filter", 0) if has_random_layers(model) else None
-        with torch.no_grad(), random_layers(layer_seed, x.device):
+        with torch.no_grad(), streams.layer_generator(layer_seed, x.device):
             prediction = model(x)
         return cls(prediction.clone(), y, task.metric)
 

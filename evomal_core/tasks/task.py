@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from evomal_core.config import check, check_choice
+from evomal_core.config import check
 
 Part = tuple[Tensor, Tensor]  # (x, y)
 PARTS = ("train", "validation", "test")
@@ -22,9 +22,7 @@ class Task:
             scale the model should see; y is (N, 1) of the dtype of x for regression, (N,) int64 for classification.
         classification: else regression.
         outputs: C, the number of classes; 1 for regression.
-        metric_name: "error rate" for classification, "mean squared error" for regression; may be left out.
         task_loss: L_T; left out, `nn.CrossEntropyLoss()` or `nn.MSELoss()`.
-        augmentation: of the training images: None or "crop-flip".
 
     Raises:
         ValueError: a part does not have these shapes, types or values.
@@ -36,22 +34,15 @@ class Task:
     test: Part
     classification: bool
     outputs: int = 1
-    metric_name: str | None = None
     task_loss: nn.Module | None = None
-    augmentation: str | None = None
 
     def __post_init__(self):
         if self.classification:
-            kind, metric_name, task_loss = "classification", "error rate", nn.CrossEntropyLoss()
             check(self.outputs >= 2, "Task.outputs of classification", "at least 2 (classes)", self.outputs)
         else:
-            kind, metric_name, task_loss = "regression", "mean squared error", nn.MSELoss()
             check(self.outputs == 1, "Task.outputs of regression", 1, self.outputs)
-        known = self.metric_name in (None, metric_name)
-        check(known, f"Task.metric_name of {kind}", repr(metric_name), repr(self.metric_name))
-        object.__setattr__(self, "metric_name", metric_name)
-        object.__setattr__(self, "task_loss", task_loss if self.task_loss is None else self.task_loss)
-        check_choice("Task.augmentation", self.augmentation, (None, "crop-flip"))
+        if self.task_loss is None:
+            object.__setattr__(self, "task_loss", nn.CrossEntropyLoss() if self.classification else nn.MSELoss())
         for part in PARTS:
             self._check(part)
 
@@ -80,6 +71,11 @@ class Task:
             check(
                 0 <= low and high < self.outputs, targets, f"a class from 0 to {self.outputs - 1}", f"{low} to {high}"
             )
+
+    @property
+    def metric_name(self) -> str:
+        """What `metric` gives."""
+        return "error rate" if self.classification else "mean squared error"
 
     @property
     def device(self) -> torch.device:

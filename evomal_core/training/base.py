@@ -64,7 +64,7 @@ class Session:
         if self.chain:
             inputs, z = self.chain.forward(x)
         else:
-            with population.random_layers(seed, x.device):
+            with streams.layer_generator(seed, x.device):
                 z = self.model(x.contiguous(memory_format=self.layout) if x.ndim == 4 else x)
         found = Derivatives([self.loss], Elements(z, y))
         value, v = found.values()[0], found.v[0]

@@ -6,7 +6,6 @@ is there to be tested, but for a single layer (`LinearSession`). The plain forms
 and Dropout draws one mask for all copies, as one-by-one runs of the same seed do.
 """
 
-import contextlib
 import copy
 from collections.abc import Callable
 
@@ -35,11 +34,6 @@ def copies(config: Config, model: nn.Module) -> int:
 def single_layer(model: nn.Module) -> bool:
     chain = Chain.of(model)
     return chain is not None and len(chain.layers) == 1
-
-
-def random_layers(seed: int | None, device: torch.device):
-    """The context in which a model with random layers is run; nothing for `seed=None`."""
-    return contextlib.nullcontext() if seed is None else streams.layer_generator(seed, device)
 
 
 class CapturedStep:
@@ -97,7 +91,7 @@ class StackedSession:
         self.captured = self.captured and CapturedStep(self._step)
 
     def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
-        with random_layers(seed, x.device):
+        with streams.layer_generator(seed, x.device):
             z = vmap(lambda w, b: functional_call(self.model, (w, b), (x,)), randomness="same")(
                 self.weights, self.buffers
             )

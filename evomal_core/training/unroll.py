@@ -93,7 +93,7 @@ class BaseMaps:
         """Outputs (B, C) at `weights`; the same seed draws the same Dropout masks."""
         state = dict(zip(self.names, weights, strict=True)) | self.fixed
         state |= {name: buffer.clone() for name, buffer in (buffers or dict(self.model.named_buffers())).items()}
-        with population.random_layers(seed if self.random_layers else None, x.device):
+        with streams.layer_generator(seed if self.random_layers else None, x.device):
             return functional_call(self.model, state, (x,))
 
     def stacked_buffers(self, n: int) -> dict[str, torch.Tensor]:
