@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
-from evomal_core.config import MODELS, check_choice
-from evomal_core.models.allcnnc import allcnnc
-from evomal_core.models.initialisation import initialise
-from evomal_core.models.lenet5 import lenet5
-from evomal_core.models.logistic import logistic
-from evomal_core.models.mlp import mlp
-from evomal_core.models.resnet18 import resnet18
-from evomal_core.tasks.task import Task
+from ..config import MODELS, check_choice
+from ..tasks.task import Task
+from .allcnnc import allcnnc
+from .initialisation import initialise
+from .lenet5 import lenet5
+from .logistic import logistic
+from .mlp import mlp
+from .resnet18 import resnet18
 
 __all__ = ["build_model", "initialise"]
 

@@ -4,7 +4,7 @@ import itertools
 
 from torch import nn
 
-from evomal_core.models.initialisation import chain, kaiming_normal
+from .initialisation import chain, kaiming_normal
 
 # Of the nine convolutions; the last has as many channels as there are outputs.
 CHANNELS = (96, 96, 96, 192, 192, 192, 192, 192)

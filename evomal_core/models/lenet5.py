@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from evomal_core.models.initialisation import chain, xavier_uniform
-from evomal_core.models.layers import HalvingPool, Tanh
+from .initialisation import chain, xavier_uniform
+from .layers import HalvingPool, Tanh
 
 
 def lenet5(input_shape: tuple[int, ...], outputs: int) -> nn.Sequential:

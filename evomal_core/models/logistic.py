@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from evomal_core.models.mlp import mlp
+from .mlp import mlp
 
 
 def logistic(input_shape: tuple[int, ...], outputs: int) -> nn.Sequential:

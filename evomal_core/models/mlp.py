@@ -5,7 +5,7 @@ import math
 
 from torch import nn
 
-from evomal_core.models.initialisation import chain, xavier_uniform
+from .initialisation import chain, xavier_uniform
 
 
 def mlp(input_shape: tuple[int, ...], outputs: int, hidden: tuple[int, ...] = (1000, 1000)) -> nn.Sequential:

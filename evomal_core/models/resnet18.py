@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from evomal_core.models.initialisation import chain, kaiming_normal
+from .initialisation import chain, kaiming_normal
 
 
 def convolve(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Sequential:

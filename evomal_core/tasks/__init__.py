@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from evomal_core.config import DATASETS, TABULAR, Protocol, check, check_choice
-from evomal_core.tasks import images, tabular
-from evomal_core.tasks.sources import DataUnavailable
-from evomal_core.tasks.task import Task
+from ..config import DATASETS, TABULAR, Protocol, check, check_choice
+from . import images, tabular
+from .sources import DataUnavailable
+from .task import Task
 
 __all__ = ["DataUnavailable", "Task", "load_task"]
 

@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from evomal_core import streams
-from evomal_core.tasks.sources import Arrays, download, find_file
+from .. import streams
+from .sources import Arrays, download, find_file
 
 SPLIT_SEED = streams.integer(0, "split") % 2**32  # one split for all runs
 IDX_FOLDER = Path("MNIST", "raw")

@@ -10,9 +10,9 @@ import numpy as np
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
-from evomal_core import files
-from evomal_core.tasks.sources import Arrays, download, find_file
-from evomal_core.tasks.task import PARTS
+from .. import files
+from .sources import Arrays, download, find_file
+from .task import PARTS
 
 
 def _fetch_boston(scratch: str) -> np.ndarray:
