@@ -15,7 +15,7 @@ from .experiments.grid import run_grid
 from .experiments.store import RecordError, Run
 from .losses import load_loss
 from .losses.export import latex, simplify
-from .losses.handcrafted import TABLE_VI, CrossEntropy, SquaredError, paper_loss
+from .losses.handcrafted import CrossEntropy, SquaredError
 from .losses.meta_network import MetaLoss
 from .models import build_model
 from .search import search

@@ -23,8 +23,8 @@ from torch import nn
 from evomal_core import CrossEntropy, MetaLoss, SquaredError, load_loss, streams
 from evomal_core.losses import export, expression, loss_from_json
 from evomal_core.losses.expression import parse
-from evomal_core.losses.handcrafted import paper_loss
 from evomal_core.losses.primitives import ARITY, PRIMITIVES, TERMINALS
+from evomal_notebooks import paper_loss
 
 EPS = 1e-7
 PROTECTIONS = ("abs", "clamp")

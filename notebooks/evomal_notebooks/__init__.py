@@ -7,5 +7,6 @@ What computes and keeps results is `evomal_core`, which knows nothing of this pa
 
 from . import plots, report
 from .parameters import Parameters, read_parameters
+from .report import paper_loss
 
-__all__ = ["Parameters", "plots", "read_parameters", "report"]
+__all__ = ["Parameters", "paper_loss", "plots", "read_parameters", "report"]

@@ -20,7 +20,8 @@ from evomal_core import files
 from evomal_core.config import BUDGETS, DATASETS, MODELS, check_choice
 from evomal_core.experiments import store
 from evomal_core.experiments.cell import Cell
-from evomal_core.search.evaluate import OUTCOMES
+from evomal_core.losses.meta_network import MetaLoss
+from evomal_core.search import evaluate
 
 REFERENCE = store.ROOT / "results" / "reference"
 PAPER = store.ROOT / "data" / "paper"
@@ -28,7 +29,7 @@ METHOD_ORDER = ("baseline", "tuned", "ml3", "taylorglo", "gp-lfl", "evomal", "ra
 SOURCES = ("reference", "own")
 BLOCK = ["dataset", "model", "protocol", "budget"]  # what is compared with one another: the methods of one of these
 KEYS = [*BLOCK, "method"]
-PHASES = ("optimise", "filter", "fitness", "test")
+PHASES = (*evaluate.PHASES, "test")
 NOTE = (
     "mean ± sample standard deviation (n − 1; the paper does not say which it gives) over n seeds. Runs that diverged or "
     "found no loss are counted behind n and are not in the mean. Differences are to the paper's mean. Bold, by the paper's "
@@ -84,10 +85,19 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
 
 
 def paper_table(name: str = "table3") -> pandas.DataFrame:
-    """The paper's numbers: dataset, model, method, metric, mean, std; `table5`: hours. Raises ValueError for an unknown
-    table."""
+    """The paper's numbers: dataset, model, method, metric, mean, std; `table5`: hours; `table6`: for each loss its LaTeX as
+    printed (with the bars that the text has lost), the same as a tree of Table I, its weights where they are not all 1 (the
+    paper leaves out the learned ones), and what to know of it. Raises ValueError for an unknown table."""
     check_choice("paper table", name, sorted(path.stem for path in Path(PAPER).glob("*.csv")))
-    return pandas.read_csv(PAPER / f"{name}.csv")
+    return pandas.read_csv(PAPER / f"{name}.csv").fillna({"weights": "", "remark": ""})
+
+
+def paper_loss(letter: str) -> MetaLoss:
+    """A loss of Table VI, "a" to "e" for classification and "f" to "j" for regression. Raises ValueError for another."""
+    rows = paper_table("table6").set_index("loss")
+    row = rows.loc[check_choice("loss of Table VI", letter, rows.index)]
+    weights = [float(weight) for weight in row.weights.split()]
+    return MetaLoss(row.expression, weights or None, bool(row.classification))
 
 
 def runs_table(runs: Records | Iterable[store.Run]) -> pandas.DataFrame:
@@ -112,7 +122,7 @@ def _row(run: store.Run) -> dict:
         **{f"seconds_{phase}": run.seconds.get(phase) for phase in PHASES},
         "status": run.status,
         "reason": run.reason,
-        "candidates": sum(row.get(outcome, 0) for row in history for outcome in OUTCOMES) if history else None,
+        "candidates": sum(row.get(outcome, 0) for row in history for outcome in evaluate.OUTCOMES) if history else None,
         "evaluated": sum(row.get("evaluated", 0) for row in history) if history else None,
         "seconds": run.seconds.get("total"),
         "expression": loss.get("expression") or loss.get("kind"),
