@@ -46,10 +46,19 @@ SWITCHES: dict[str, tuple[str, str]] = {
 # What may be switched on though neither source has it as the default.
 EXTRA_SWITCHES: dict[str, tuple[str, ...]] = {"non_negative": ("off", "on")}  # softplus on the output, section III-B3
 # Switch -> the field of `Config` that it sets, and the value that means True; without one, the field takes the value.
-FIELDS = {name: (name, "on") for name in ("elitism", "gradient_equivalence", "stale_best", "non_negative")}
-FIELDS |= {name: (name, None) for name in ("protection", "taylor_roles")}
-FIELDS |= {"tournament": ("double_tournament", "double"), "archive": ("archive_rejected", "all")}
-FIELDS |= {"non_finite": ("score_non_finite", "score"), "taylor_term": ("taylor_last_term", None)}
+SWITCH_FIELDS = {name: (name, "on") for name in ("elitism", "gradient_equivalence", "stale_best", "non_negative")}
+SWITCH_FIELDS |= {name: (name, None) for name in ("protection", "taylor_roles")}
+SWITCH_FIELDS |= {"tournament": ("double_tournament", "double"), "archive": ("archive_rejected", "all")}
+SWITCH_FIELDS |= {"non_finite": ("score_non_finite", "score"), "taylor_term": ("taylor_last_term", None)}
+
+
+def as_switch(field: str, value) -> str | None:
+    """`switch=value` of a protocol, which gives a field of `Config` this value; None if no switch sets the field."""
+    for switch, (name, true) in SWITCH_FIELDS.items():
+        if name == field:
+            texts = SWITCHES.get(switch) or EXTRA_SWITCHES[switch]
+            return next(f"{switch}={text}" for text in texts if value == (text if true is None else text == true))
+    return None
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ class Config:
     meta_learning_rate: float = 1e-3  # of Adam [R]
     weight_std: float = 1e-3  # standard deviation of the initial loss weights around 1 [R]
     # Filters (section III-E)
-    rejection_steps: int = 1_000  # [R]
+    rejection_steps: int = 1_000  # [R]; after 0 nothing is gained, and every candidate is rejected
     rejection_batch: int = 100
     equivalence_digits: int = 2  # significant digits of the gradient norms
     # Base training (sections III-D and IV)
@@ -158,16 +167,23 @@ class Config:
                 object.__setattr__(self, field.name, value)
             check(type(value) is kind, name, kind.__name__, repr(value))
             if kind is int:
-                check(value > 0 or (value == 0 and field.name in MAY_BE_ZERO), name, "positive", value)
+                least = int(field.name not in MAY_BE_ZERO)
+                check(value >= least, name, f"at least {least}", value)
             if kind is float:
                 check(0 <= value < math.inf, name, "finite and not negative", value)
         for name in ("initial_height", "mutation_height"):
             heights = getattr(self, name)
             pair = len(heights) == 2 and all(type(h) is int for h in heights)
-            check(pair and 0 <= heights[0] <= heights[1], f"Config.{name}", "a lowest and a highest height", heights)
+            fits = pair and 0 <= heights[0] <= heights[1] <= self.max_height
+            check(fits, f"Config.{name}", f"a lowest and a highest height, at most {self.max_height}", heights)
+        steps = all(type(step) is int and step > 0 for step in self.test_milestones)
+        check(steps, "Config.test_milestones", "whole numbers of steps", self.test_milestones)
+        check(self.elitism_rate <= 1, "Config.elitism_rate", "at most 1", self.elitism_rate)
         check_choice("Config.engine", self.engine, ("auto", "jvp", "gram", "higher"))
         check_choice("Config.dtype", self.dtype, ("float32", "float64"))
-        check_choice("Config.protection", self.protection, ("abs", "clamp"))
+        for switch, (field, true) in SWITCH_FIELDS.items():
+            if true is None:
+                check_choice(f"Config.{field}", getattr(self, field), SWITCHES[switch])
         if self.base_nesterov:
             check(self.base_momentum > 0, "Config.base_momentum with base_nesterov", "positive", self.base_momentum)
         check(self.crossover_rate + self.mutation_rate > 0, "Config.crossover_rate + mutation_rate", "positive", 0)
@@ -200,7 +216,7 @@ class Config:
         elif cell.dataset in IMAGES and budget == "paper":
             values |= {"test_steps": 150_000, "test_milestones": (100_000, 135_000)}
         protocol = Protocol.parse(cell.protocol)
-        for switch, (field, true) in FIELDS.items():
+        for switch, (field, true) in SWITCH_FIELDS.items():
             values[field] = protocol[switch] if true is None else protocol[switch] == true
         for name, _, text in (change.partition("=") for change in changes):
             values[name] = parse_override(name, text)
@@ -224,4 +240,5 @@ def parse_override(name: str, text: Any) -> Any:
             return tuple(int(part) for part in text.split(",") if part)
         return kind(text)
     except (KeyError, ValueError):
-        raise ValueError(f"override {name} must be {kind.__name__}, got {text!r}") from None
+        expected = {bool: "True or False", tuple: "whole numbers with commas between"}
+        raise ValueError(f"override {name} must be {expected.get(kind, kind.__name__)}, got {text!r}") from None

@@ -4,7 +4,9 @@ import copy
 import csv
 import json
 import math
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from evomal_core import (
     streams,
 )
 from evomal_core.experiments import cell as cell_module
+from evomal_core.experiments import store
 from evomal_core.experiments.store import folder_of, read_runs
 from evomal_core.search import GENETIC_METHODS
 
@@ -331,6 +334,26 @@ def test_force_computes_again(results):
     assert (run.path / "record.json").stat().st_mtime_ns > mtime
     assert run.data["resumed"] == 0
     assert not (run.path / "checkpoint.json").exists()
+
+
+def test_a_forced_run_that_is_stopped_leaves_the_old_record(results, monkeypatch):
+    before = find_run(CELL, results)
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cell_module, "_meta_test", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(CELL, results_dir=results, device="cpu", force=True)
+    assert find_run(CELL, results).data == before.data
+
+
+def test_a_copy_inside_another_repository_has_no_commit(monkeypatch, tmp_path):
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", str(store._commit())) or not (store.ROOT / ".git").exists()
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "copy").mkdir()
+    monkeypatch.setattr(store, "ROOT", tmp_path / "copy")
+    assert store._commit() is None
 
 
 def test_another_configuration_in_the_same_place_is_refused_and_unharmed(results):
@@ -682,7 +705,7 @@ def test_a_data_set_that_cannot_be_had_does_not_keep_the_others_from_running(no_
         run_cell(missing[0], results_dir=tmp_path / "r")
 
 
-def test_a_worker_that_dies_is_a_failed_run_that_says_what_spawning_needs(tmp_path):
+def test_somebody_else_s_executor_that_breaks_makes_failed_runs(tmp_path):
     class Dying(Executor):
         def submit(self, *call, **arguments):
             future = Future()
@@ -691,7 +714,44 @@ def test_a_worker_that_dies_is_a_failed_run_that_says_what_spawning_needs(tmp_pa
 
     runs = run_grid(GRID[:2], executor=Dying(), results_dir=tmp_path, progress=None)
     assert [r.status for r in runs] == ["failed"] * 2
-    assert runs[0].reason.startswith("BrokenExecutor: a process ended (") and "__main__" in runs[0].reason
+    assert runs[0].reason == "BrokenExecutor: a process ended"
+
+
+def test_a_worker_that_is_killed_takes_no_cell_along(tmp_path):
+    cells = [Cell("diabetes", "logistic", "evomal", seed, "smoke") for seed in (1, 2, 3)]
+    lines: list[str] = []
+
+    def kill_once(line: str) -> None:
+        if not lines:
+            multiprocessing.active_children()[0].kill()
+        lines.append(line)
+
+    runs = run_grid(cells, results_dir=tmp_path, workers=2, device="cpu", progress=kill_once)
+    assert [run.status for run in runs] == ["complete"] * 3, [run.reason for run in runs]
+    assert any("again, in a process of its own" in line for line in lines)
+    assert comparable(runs[0]) == comparable(run_cell(cells[0], results_dir=tmp_path / "alone", device="cpu"))
+
+
+def test_a_script_without_a_main_guard_is_told_what_spawning_needs(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import evomal_core as ec\n"
+        "cells = [ec.Cell('diabetes', 'logistic', 'baseline', s, 'smoke') for s in (0, 1)]\n"
+        "print([r.reason for r in ec.run_grid(cells, workers=2, device='cpu', progress=None)])\n"
+    )
+    given = os.environ | {"EVOMAL_RESULTS": str(tmp_path / "runs")}
+    done = subprocess.run([sys.executable, script], env=given, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("BrokenProcessPool") == done.stdout.count("__main__") == 2
+
+
+@pytest.mark.parametrize("call", [run_cell, lambda cell, **named: run_grid([cell], **named)])
+def test_what_is_no_cell_and_an_argument_that_is_none_are_refused(call, tmp_path):
+    with pytest.raises(ValueError, match=r"cells? must be a .*Cell.*, got 'diabetes'"):
+        call("diabetes", results_dir=tmp_path)
+    with pytest.raises(TypeError, match="enginee"):
+        call(GRID[0], results_dir=tmp_path, enginee="jvp")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cell_that_fails_does_not_keep_the_others_from_running(one_by_one, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evomal_core import BUDGETS, Cell, Config, Protocol, streams
-from evomal_core.config import DATASETS, EXTRA_SWITCHES, MODELS, SWITCHES, check_choice, parse_override
+from evomal_core.config import DATASETS, EXTRA_SWITCHES, MODELS, SWITCHES, as_switch, check_choice, parse_override
 
 
 def config(dataset="diabetes", budget="paper", protocol="paper") -> Config:
@@ -189,6 +189,13 @@ def test_protocol_errors(text, message):
         (dict(base_learning_rate="0.1"), "base_learning_rate"),
         (dict(base_learning_rate=True), "base_learning_rate"),
         (dict(elitism=1), "elitism must be bool"),
+        (dict(elitism_rate=1.5), "elitism_rate must be at most 1, got 1.5"),
+        (dict(taylor_roles="predicton"), "Did you mean 'prediction'"),
+        (dict(taylor_last_term="t2"), "taylor_last_term must be one of t1, t0"),
+        (dict(test_milestones=("a",)), "test_milestones must be whole numbers of steps"),
+        (dict(test_milestones=(0,)), "test_milestones"),
+        (dict(initial_height=(5, 9), max_height=8), "initial_height must be a lowest and a highest height, at most 8"),
+        (dict(meta_steps=-2), "meta_steps must be at least 0, got -2"),
         (dict(elitism="on"), "elitism must be bool"),
         (dict(initial_height=3), "initial_height must be tuple"),
         (dict(initial_height=(4, 2)), "initial_height"),
@@ -245,8 +252,8 @@ def test_overrides_are_read(name, text, value):
         ("generations", "ten", "generations must be int, got 'ten'"),
         ("generations", "1.5", "generations must be int"),
         ("generations", "", "generations must be int"),
-        ("elitism", "off", "elitism must be bool"),
-        ("initial_height", "a,b", "initial_height must be tuple"),
+        ("elitism", "off", "elitism must be True or False, got 'off'"),
+        ("initial_height", "a,b", "initial_height must be whole numbers with commas between"),
         ("__class__", "x", "override must be one of"),
     ],
 )
@@ -290,6 +297,33 @@ def test_equal_cells_have_equal_names(budget, canonical):
     assert Config.for_cell(cell) == config(budget=canonical)
 
 
+@pytest.mark.parametrize(
+    ("budget", "protocol", "canonical"),
+    [
+        ("quick+elitism=False", "paper", ("quick", "paper+elitism=off")),
+        ("quick+elitism=False", "released", ("quick", "released")),
+        ("quick+protection=clamp+population=9", "paper", ("quick+population=9", "paper+protection=clamp")),
+        ("quick+double_tournament=False", "released", ("quick", "released+tournament=single")),
+        ("quick+non_negative=True", "paper+split=overlapping", ("quick", "paper+non_negative=on+split=overlapping")),
+    ],
+)
+def test_an_override_that_is_a_switch_stands_in_the_protocol(budget, protocol, canonical):
+    cell = Cell("diabetes", "mlp", "evomal", 0, budget, protocol)
+    assert (cell.budget, cell.protocol) == canonical
+    assert cell == Cell("diabetes", "mlp", "evomal", 0, *canonical)
+
+
+@pytest.mark.parametrize("switch", [*SWITCHES, *EXTRA_SWITCHES])
+def test_every_switch_can_be_told_from_its_field(switch):
+    for base in ("paper", "released"):
+        plain = Config.for_cell(Cell("diabetes", "mlp", "evomal", 0, "quick", base))
+        for value in SWITCHES.get(switch) or EXTRA_SWITCHES[switch]:
+            changed = Config.for_cell(Cell("diabetes", "mlp", "evomal", 0, "quick", f"{base}+{switch}={value}"))
+            differing = [f for f in dataclasses.asdict(plain) if getattr(plain, f) != getattr(changed, f)]
+            assert [as_switch(f, getattr(changed, f)) for f in differing] == [f"{switch}={value}"][: len(differing)]
+    assert as_switch("population", 3) is None
+
+
 def test_overrides_stand_in_the_budget():
     cell = Cell("mnist", "logistic", "evomal", 2, "quick")
     changed = cell.with_overrides({"population": 9, "generations": 8})
@@ -322,7 +356,7 @@ def test_every_number_can_be_an_override(rate):
         (dict(budget="qick"), "Did you mean 'quick'"),
         (dict(protocol="papr"), "Did you mean 'paper'"),
         (dict(budget="quick+generatons=3"), "Did you mean 'generations'"),
-        (dict(budget="quick+generations=0"), "generations must be positive"),
+        (dict(budget="quick+generations=0"), "generations must be at least 1, got 0"),
         (dict(budget="quick+generations"), "generations must be int"),
         (dict(budget="quick+"), "override must be one of"),
         (dict(budget="quick+dtype=float16"), "dtype"),

@@ -11,16 +11,17 @@ import pandas
 import torch
 
 from .. import files, training
-from ..config import DATASETS, MODELS, Config, Protocol, check_choice, parse_override
+from ..config import DATASETS, MODELS, Config, Protocol, as_switch, check, check_choice, parse_override
+from ..losses.elementwise import SCHEMA
 from ..models import build_model
 from ..search import METHODS, search
 from ..search.evaluate import PHASES
 from ..search.genetic import SearchState
 from ..tasks import load_task
+from ..tasks.task import PARTS
 from ..training.base import Problem
 from . import store
 
-PARTS = ("test", "validation", "train")
 LARGE_MODEL = 5_000_000  # parameters from which a model is worth all cores
 
 
@@ -36,7 +37,7 @@ class Cell:
 
     Raises:
         ValueError: an unknown name, with its near miss. Equal runs have equal names: switches and overrides that say
-            what holds anyway are dropped, the others sorted.
+            what holds anyway are dropped, an override that is a switch becomes one, the others are sorted.
     """
 
     dataset: str
@@ -56,11 +57,14 @@ class Cell:
         changed = asdict(Config.for_cell(self))  # raises for an unknown budget or override
         object.__setattr__(self, "budget", str(self.budget).split("+")[0])
         plain = asdict(Config.for_cell(self))
-        differing = [f"{name}={_text(changed[name])}" for name in sorted(plain) if changed[name] != plain[name]]
-        object.__setattr__(self, "budget", "+".join([self.budget, *differing]))
+        for name in sorted(name for name in plain if changed[name] != plain[name]):
+            switch = as_switch(name, changed[name])
+            part, change = ("protocol", switch) if switch else ("budget", f"{name}={_text(changed[name])}")
+            object.__setattr__(self, part, f"{getattr(self, part)}+{change}")
+        object.__setattr__(self, "protocol", str(Protocol.parse(self.protocol)))
 
     def with_overrides(self, overrides: dict | None) -> "Cell":
-        """The same cell with counts or settings changed, which stand in its budget's name."""
+        """The same cell with counts or settings changed, which stand in its budget's or protocol's name."""
         changes = [f"{name}={_text(parse_override(name, value))}" for name, value in (overrides or {}).items()]
         return replace(self, budget="+".join([self.budget, *changes])) if changes else self
 
@@ -103,7 +107,8 @@ def run_cell(
     Args:
         results_dir, data_dir: default `results/runs/` (or EVOMAL_RESULTS) and `data/` (or EVOMAL_DATA).
         overrides: settings of `Config` to change, for example {"generations": 10}; they stand in the record's path.
-        force: replace a record (also a damaged one, or one of another configuration) with a new run from the start.
+        force: make a new run from the start, whose record replaces the old one (also a damaged one, or one of another
+            configuration) when it is complete.
         engine: of the meta-gradient; threads: of the CPU, by default 1, or all cores for a large model; copies: K of
             population batching, by default 1 on a CPU. None changes results in exact arithmetic, and all are recorded.
         progress: called with one line of text a generation.
@@ -112,6 +117,7 @@ def run_cell(
         tasks.DataUnavailable: the data set is neither on disk nor to be downloaded.
         store.RecordError: as `find_run`.
     """
+    check(isinstance(cell, Cell), "cell", "a Cell, like Cell('diabetes', 'mlp', 'evomal')", repr(cell))
     cell = cell.with_overrides(overrides)
     if not force and (run := find_run(cell, results_dir)):
         return run
@@ -124,8 +130,7 @@ def run_cell(
     config = replace(config, copies=training.copies(config, model))
     folder = store.folder_of(cell, results_dir)
     if force:
-        for name in ("record.json", "checkpoint.json", "loss.json", "history.csv"):
-            (folder / name).unlink(missing_ok=True)
+        (folder / "checkpoint.json").unlink(missing_ok=True)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -162,7 +167,9 @@ def _run(cell: Cell, config: Config, problem: Problem, folder: Path, say: Callab
     total = time.perf_counter() - start
     seconds |= {"search": searched, "test": total - searched, "total": total}
     _write_history(folder, state)
-    if loss is not None:
+    if loss is None:
+        (folder / "loss.json").unlink(missing_ok=True)  # of the record that this one replaces
+    else:
         loss.save(folder / "loss.json")
     record = {
         "schema": store.SCHEMA,
@@ -174,7 +181,7 @@ def _run(cell: Cell, config: Config, problem: Problem, folder: Path, say: Callab
         **{f"{part}_metric": errors.get(part) for part in PARTS},
         "fitness": state.best.fitness if state.best else None,
         "learning_rate": rate,
-        "loss": None if loss is None else {"schema": 1, **loss.to_json()},
+        "loss": None if loss is None else {"schema": SCHEMA, **loss.to_json()},
         "history": state.history,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "resumed": resumed,

@@ -1,19 +1,24 @@
 """Many cells at once: whole cells in parallel, never parts of one, over any `concurrent.futures.Executor`."""
 
+import inspect
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
 
+from ..config import check
 from ..search import WITHOUT_GENERATIONS
 from ..tasks import DataUnavailable
 from . import store
 from .cell import Cell, find_run, progress_line, run_cell
 
 POLL_SECONDS = 1.0
+SPAWN = multiprocessing.get_context("spawn")  # forked children inherit threads in an unknown state
 MAIN_GUARD = '(Workers import the calling script: a script, unlike a notebook, needs `if __name__ == "__main__":`.)'
 
 
@@ -40,9 +45,13 @@ def run_grid(
 
     Returns:
         Runs in the order of `cells`. One that failed has status "unavailable" (its data set cannot be had) or "failed",
-        and a `reason`.
+        and a `reason`. If a local worker is killed, the cells that it takes along are run again, each in a process of its
+        own, from where they were.
     """
     say = progress or (lambda line: None)
+    for cell in cells:
+        check(isinstance(cell, Cell), "cells", "a list of Cells, like [Cell('diabetes', 'mlp', 'evomal')]", repr(cell))
+        inspect.signature(run_cell).bind(cell, **same)  # raises TypeError for an argument that it does not take
     cells = [cell.with_overrides(overrides) for cell in cells]
     found = {} if force else {cell: _attempt(cell, find_run, cell, results_dir) for cell in cells}
     done = {cell: run for cell, run in found.items() if run}
@@ -54,9 +63,16 @@ def run_grid(
             done[cell] = _attempt(cell, run_cell, cell, progress=say, **arguments)
             say(_line(done[cell]))
     elif executor is None:
-        context = multiprocessing.get_context("spawn")  # forked children inherit threads in an unknown state
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        started = SPAWN.Event()
+        with _pool(workers, started) as pool:
             done |= _collect(pool, waiting, say, arguments)
+        broken = [cell for cell in waiting if BrokenProcessPool.__name__ in (done[cell].reason or "")]
+        for cell in broken if started.is_set() else ():  # one worker was killed, and took the others' cells along
+            say(f"{cell}: again, in a process of its own, because a worker was killed")
+            with _pool(1, started) as pool:
+                done |= _collect(pool, [cell], say, arguments)
+        if broken and not started.is_set():
+            done |= {cell: replace(done[cell], reason=f"{done[cell].reason} {MAIN_GUARD}") for cell in broken}
     else:
         done |= _collect(executor, waiting, say, arguments)
     return [done[cell] for cell in cells]
@@ -69,8 +85,12 @@ def _attempt(cell: Cell, call: Callable[..., store.Run | None], *arguments, **na
     except DataUnavailable as error:
         return store.Run(cell, "unavailable", reason=str(error))
     except Exception as error:
-        hint = f" {MAIN_GUARD}" if isinstance(error, BrokenExecutor) else ""  # a worker that died
-        return store.Run(cell, "failed", reason=f"{type(error).__name__}: {error}{hint}")
+        return store.Run(cell, "failed", reason=f"{type(error).__name__}: {error}")
+
+
+def _pool(workers: int, started) -> ProcessPoolExecutor:
+    """Local workers, which set the event `started` once they have imported the calling script."""
+    return ProcessPoolExecutor(workers, mp_context=SPAWN, initializer=started.set)
 
 
 def _collect(executor: Executor, cells: Sequence[Cell], say, arguments) -> dict[Cell, store.Run]:

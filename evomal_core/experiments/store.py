@@ -164,6 +164,8 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
+            return None  # a copy inside somebody else's repository
         changes = git("status", "--porcelain", "--untracked-files=no", "--", "evomal_core")
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
