@@ -115,5 +115,6 @@ def download_mnist(folder: Path) -> None:
         import torchvision  # slow to import, and used here alone
 
         torchvision.datasets.MNIST(scratch, download=True)  # checks md5s
+        folder.mkdir(parents=True, exist_ok=True)
         for name in MNIST_FILES:
             os.replace(Path(scratch, IDX_FOLDER, f"{name}.gz"), folder / f"{name}.gz")

@@ -28,8 +28,8 @@ def download(missing: str, remedy: str, beside: Path | None = None) -> Iterator[
     Args:
         missing: what is not on disk and where from it cannot be had, for the message.
         remedy: which file to put where, likewise.
-        beside: the scratch folder lies in this one, which is made, so that files can be renamed into it; else where the
-            system has such folders.
+        beside: the scratch folder lies in this one, so that files can be renamed from there, or, if there is none yet, in
+            the nearest above it; else where the system has such folders.
 
     Raises:
         DataUnavailable: whatever went wrong inside, with the network, the disk, or an answer that nobody expected.
@@ -37,8 +37,7 @@ def download(missing: str, remedy: str, beside: Path | None = None) -> Iterator[
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # of libraries that set no limit of their own
     try:
-        if beside:
-            beside.mkdir(parents=True, exist_ok=True)
+        beside = beside and next(folder for folder in (beside, *beside.absolute().parents) if folder.is_dir())
         with tempfile.TemporaryDirectory(dir=beside, prefix=".download-") as scratch:
             yield scratch
     except Exception as error:
