@@ -18,6 +18,6 @@ from .losses.export import latex, simplify
 from .losses.handcrafted import CrossEntropy, SquaredError
 from .losses.meta_network import MetaLoss
 from .models import build_model
-from .search import search
+from .search import SearchState, search
 from .tasks import DataUnavailable, Task, load_task
 from .training import meta_gradient

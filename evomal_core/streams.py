@@ -29,7 +29,6 @@ PURPOSES = (
     "phi",  # (generation, position): initial loss weights
     "split",  # (): a validation split; drawn with a seed of its own, the same for all runs
     "cma-es",  # (generation,)
-    "augment",  # (step,): random crops and flips
 )
 
 

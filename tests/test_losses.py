@@ -624,6 +624,36 @@ def test_python_source_gives_the_same_values(protection, classification, non_neg
             torch.testing.assert_close(scope["loss"](x, t), loss(x, t).detach(), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_python_source_computes_half_precision_in_float32_and_takes_any_integers(dtype):
+    for classification in (False, True):
+        loss = MetaLoss("add(square(sub(y, f)), log(square(add(y, f))))", classification=classification)
+        x, t = class_data(2) if classification else data(2)
+        t = t.to(torch.uint8) if classification else t.to(dtype)
+        scope: dict = {}
+        exec(loss.to_python(), scope)
+        found = scope["loss"](x.to(dtype), t)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, loss(x.to(dtype), t).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_class_indices_of_any_integer_type(dtype):
+    x, t = class_data(2)
+    loss = MetaLoss("square(sub(y, f))", classification=True).double()
+    assert torch.equal(loss(x, t.to(dtype)), loss(x, t))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_loss_whose_file_could_not_be_read_is_not_written(tmp_path, dtype):
+    with pytest.raises(ValueError, match="dtype of a loss that is saved must be one of float32, float64; got '"):
+        MetaLoss("sub(y, f)").to(dtype).save(tmp_path / "l.json")
+    for name in ("classification", "non_negative"):
+        with pytest.raises(ValueError, match=f"{name} must be True or False, got 'False'"):
+            MetaLoss("sub(y, f)", **{name: "False"})
+    assert not list(tmp_path.iterdir())
+
+
 def test_python_source_of_the_highest_tree_that_can_be_parsed():
     text = "y"
     for _ in range(89):

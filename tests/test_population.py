@@ -56,6 +56,18 @@ def test_stacked_training_equals_one_by_one(model, copies):
     assert moved > 0  # the losses do differ
 
 
+def test_frozen_weights_stay_where_they_are():
+    model = chain()
+    for p in model[1].parameters():
+        p.requires_grad_(False)
+    results = []
+    for copies in (1, 2):
+        found = train(losses(3), (image_task(), model), dataclasses.replace(CONFIG, copies=copies), 0, "test", 12)
+        assert all(torch.equal(trained[1].weight, model[1].weight) for trained in found)
+        results.append([trained[3].weight for trained in found])
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("momentum", ["plain", "momentum", "nesterov"])
 @pytest.mark.parametrize("classes", [4, None])

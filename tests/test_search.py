@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from evomal_core import Config, Task, search
+from evomal_core import Config, SquaredError, Task, search
 from evomal_core.losses import expression
 from evomal_core.search import evaluate as stages
 from evomal_core.search import filters
 from evomal_core.search.evaluate import OUTCOMES, Evaluator, Individual, Memory
 from evomal_core.search.genetic import SearchState, ask, select, tell
+from evomal_core.tasks.task import PARTS
 from evomal_core.training import base
 
 CONFIG = Config(
@@ -589,6 +590,38 @@ def test_several_tasks_are_averaged():
     both = base.fitness([nn.MSELoss()], problems, CONFIG, 0)[0]
     assert found.fitness == pytest.approx(both, rel=1e-9)
     assert both != pytest.approx(alone[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["baseline", "tuned"])
+def test_the_task_s_own_loss_is_the_one_that_is_returned(method):
+    task, model = problem()
+    config = dataclasses.replace(CONFIG, fitness_steps=1)
+    assert type(search([(task, model)], config, SEED, method)[0]) is SquaredError
+    own = nn.L1Loss()
+    assert search([(dataclasses.replace(task, task_loss=own), model)], config, SEED, method)[0] is own
+    halved = nn.MSELoss(reduction="sum")
+    assert search([(dataclasses.replace(task, task_loss=halved), model)], config, SEED, method)[0] is halved
+
+
+def test_what_a_search_cannot_work_with_is_named_before_it_begins():
+    task, model = problem()
+    classes = dataclasses.replace(
+        task, **{p: (getattr(task, p)[0], torch.arange(30) % 2) for p in PARTS}, classification=True, outputs=2
+    )
+    two = nn.Linear(3, 2).double()
+    frozen = nn.Linear(3, 1).double().requires_grad_(False)
+    state = search([(task, model)], dataclasses.replace(CONFIG, generations=1), SEED, "gp-lfl")[1]
+    for problems, changes, message in (
+        ([(task, model), (classes, two)], {}, "problems must be of one kind"),
+        ([(task, nn.Flatten())], {}, "made: the model must be one with parameters to train"),
+        ([(task, frozen)], {}, "made: the model must be one with parameters to train"),
+        ([(task, model)], {"config": {"generations": 1}}, "config must be a Config, got dict"),
+        ([(task, model)], {"config": Config(population=1), "method": "taylorglo"}, "population of taylorglo"),
+        ([(task, model)], {"state": state}, f"one of evomal, seed {SEED}, got gp-lfl, seed {SEED}"),
+        ([(task, model)], {"state": state, "method": "gp-lfl", "seed": 5}, "one of gp-lfl, seed 5, got gp-lfl"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            search(problems, **{"config": CONFIG, "seed": SEED} | changes)
 
 
 def test_an_unknown_method_is_named():

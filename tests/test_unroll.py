@@ -413,7 +413,7 @@ def test_choice_of_engine():
         assert choose(engine, chain, config()) == engine
     with pytest.raises(ValueError, match=r"gram.*inner_steps is 2"):
         choose("gram", chain, config(inner_steps=2))
-    with pytest.raises(ValueError, match=r"gram.*Residual"):
+    with pytest.raises(ValueError, match=r"gram.*not an nn\.Sequential"):
         choose("gram", other, config())
     with pytest.raises(ValueError, match="'higher'"):
         choose("highr", chain, config())
@@ -556,8 +556,25 @@ def test_a_target_that_would_broadcast_and_a_loss_without_parameters_are_refused
     model, (x, y) = build("chain", 1), task(False, 0).train
     with pytest.raises(ValueError, match=r"target must be \(B,\) of class indices or \(B, C\) of values, got \(\d+,\)"):
         meta_gradient(MetaLoss("sub(y, f)").double(), model, (x, y), (x, y[:, 0]), nn.MSELoss(), config(), engine)
+    for x_wrong, y_wrong in (
+        (x, y[:1]),
+        (x, y.expand(-1, 2)),
+        (x[:1], y),
+    ):  # of a validation batch, of a training batch
+        for batches in (((x, y), (x_wrong, y_wrong)), ((x_wrong, y_wrong), (x, y))):
+            with pytest.raises(ValueError, match=r"shape|\(B, C\) and \(B,\) of classes or \(B, C\) of values"):
+                meta_gradient(MetaLoss("sub(y, f)").double(), model, *batches, nn.MSELoss(), config(), engine)
     with pytest.raises(ValueError, match="with parameters, got MSELoss"):
         meta_gradient(nn.MSELoss(), model, (x, y), (x, y), nn.MSELoss(), config(), engine)
+
+
+@pytest.mark.parametrize("engine", ["jvp", "gram", "higher"])
+def test_a_task_loss_may_be_a_plain_function(engine):
+    model, (x, y) = build("chain", 1), task(False, 0).train
+    loss, given = MetaLoss("sub(y, f)").double(), ((x, y), (x, y))
+    (found,) = meta_gradient(loss, model, *given, nn.functional.mse_loss, config(), engine)
+    (expected,) = meta_gradient(loss, model, *given, nn.MSELoss(), config(), engine)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
 
 
 def test_no_meta_steps_change_nothing():

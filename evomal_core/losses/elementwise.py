@@ -35,6 +35,9 @@ class Elements:
         self.several = prediction.ndim > 2
         self.xp = np if prediction.device.type == "cpu" else torch
         self.instances = len(target) if self.classification else target.numel()
+        if target.shape != prediction.shape[-2 : -1 if self.classification else None]:  # it would broadcast
+            shapes = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
+            raise ValueError(f"outputs and target must be (B, C) and (B,) of classes or (B, C) of values, got {shapes}")
 
     def array(self, tensor: torch.Tensor):
         """The tensor as the library `xp` has it, without a copy."""
@@ -97,6 +100,8 @@ class ElementwiseLoss(nn.Module):
         self, weights, n: int, classification: bool = False, non_negative: bool = False, reduction: str = "mean"
     ):
         super().__init__()
+        for name, flag in (("classification", classification), ("non_negative", non_negative)):
+            check(type(flag) is bool, name, "True or False", repr(flag))
         self.classification, self.non_negative = classification, non_negative
         self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
         weights = torch.as_tensor(weights).detach().clone()
@@ -114,7 +119,7 @@ class ElementwiseLoss(nn.Module):
         if prediction.dtype in (torch.float16, torch.bfloat16):
             prediction = prediction.float()
         if self.classification:
-            y = functional.one_hot(target, prediction.shape[-1]).to(prediction.dtype)  # (B, C)
+            y = functional.one_hot(target.long(), prediction.shape[-1]).to(prediction.dtype)  # (B, C)
             value = self.elementwise(y, torch.softmax(prediction, -1)).sum(-1)  # (B,)
         else:
             value = self.elementwise(target.to(prediction.dtype), prediction)  # (B, 1)
@@ -145,6 +150,7 @@ class ElementwiseLoss(nn.Module):
         if not all(map(math.isfinite, weights)):
             raise ValueError(f"the loss {self} has non-finite weights and cannot be saved")
         dtype = str(self.weights.dtype).removeprefix("torch.")
+        check_choice("dtype of a loss that is saved", dtype, ("float32", "float64"))
         options = {name: getattr(self, name) for name in self.FIELDS[2:]}
         return {"kind": self.kind, "weights": weights, "dtype": dtype, **options}
 
@@ -156,8 +162,6 @@ class ElementwiseLoss(nn.Module):
         check(numbers, "weights", "a list of numbers", f"{str(weights)[:80]}")
         weights = torch.tensor(weights, dtype=getattr(torch, dtype))
         check(weights.isfinite().all(), "weights", f"finite in {dtype}", "one that is not")
-        for name in ("classification", "non_negative"):
-            check(type(data[name]) is bool, name, "true or false", repr(data[name]))
         return cls(weights=weights, **{name: data[name] for name in cls.FIELDS[2:]})
 
     def save(self, path) -> None:
@@ -178,20 +182,21 @@ def _cross_entropy(loss: nn.CrossEntropyLoss, e: Elements) -> torch.Tensor:
     return torch.as_tensor((e.f - e.y) * (1 / e.instances)).mT
 
 
-def _closed_form(loss: nn.Module):
+def closed_form(loss):
     """`gradient` written out, of PyTorch's two task losses and where a loss has its own; None for any other."""
+    forward = getattr(type(loss), "forward", None)  # of a plain function there is none
     if hasattr(loss, "closed_form") and not loss.non_negative and loss.reduction == "mean":
         return type(loss).closed_form
-    if type(loss).forward is nn.MSELoss.forward and loss.reduction == "mean":
+    if forward is nn.MSELoss.forward and loss.reduction == "mean":
         return _squared_error
-    if type(loss).forward is nn.CrossEntropyLoss.forward and loss.reduction == "mean" and not loss.label_smoothing:
+    if forward is nn.CrossEntropyLoss.forward and loss.reduction == "mean" and not loss.label_smoothing:
         return _cross_entropy if loss.weight is None and loss.ignore_index < 0 else None
     return None
 
 
 def gradient(loss: nn.Module, elements: Elements) -> torch.Tensor:
     """dL/dz of one loss, of the prediction's shape; on several predictions each is taken alone."""
-    if closed := _closed_form(loss):
+    if closed := closed_form(loss):
         return closed(loss, elements)
     if elements.several:
         return torch.stack([gradient(loss, elements.of(k)) for k in range(len(elements.prediction))])
@@ -200,7 +205,7 @@ def gradient(loss: nn.Module, elements: Elements) -> torch.Tensor:
 
 def _without_tape(loss: nn.Module, elements: Elements) -> tuple[torch.Tensor, torch.Tensor]:
     """(value (), dL/dz (B, C)) of one loss, in closed form or by autograd."""
-    if closed := _closed_form(loss):
+    if closed := closed_form(loss):
         with torch.no_grad():
             return loss(elements.prediction, elements.target), closed(loss, elements)
     with torch.enable_grad():

@@ -115,10 +115,13 @@ def to_python(loss) -> str:
         if arguments:
             steps.append(f"v{i} = {_PYTHON[names[i]].format(*(edges[c] for c in arguments))}")
     inside = f"x.abs().clamp(min={EPSILON})" if loss.protection == "clamp" else f"x.abs() + {EPSILON}"
-    one_hot = "torch.nn.functional.one_hot(target, prediction.shape[-1]).to(f.dtype)"
-    prepare = ["y, f = target, prediction"]
-    if loss.classification:
-        prepare = ["f = torch.softmax(prediction, -1)", f"y = {one_hot}"]
+    one_hot = "torch.nn.functional.one_hot(target.long(), prediction.shape[-1]).to(f.dtype)"
+    prepare = ["prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))"]
+    prepare += (
+        ["f = torch.softmax(prediction, -1)", f"y = {one_hot}"]
+        if loss.classification
+        else ["y, f = target.to(prediction.dtype), prediction"]
+    )
     value = "torch.nn.functional.softplus(v0)" if loss.non_negative else "v0"
     reduce = (".sum(-1)" if loss.classification else "") + {"none": ""}.get(loss.reduction, f".{loss.reduction}()")
     body = [*prepare, "one = f.new_ones(())", *steps, f"return ({value} + torch.zeros_like(f)){reduce}"]

@@ -46,8 +46,3 @@ class CrossEntropy(_Handcrafted, nn.CrossEntropyLoss):
 
     def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         return -y * torch.log(f)
-
-
-def task_loss(classification: bool) -> nn.Module:
-    """L_T of a kind of task (squared error or cross-entropy)."""
-    return CrossEntropy() if classification else SquaredError()

@@ -18,7 +18,7 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
 
     Args:
         expression: a tree as text, or one of `expression.py`.
-        weights: None for all 1, or n - 1 finite numbers.
+        weights: None for all 1, or n - 1 numbers.
         protection: of log and sqrt, "abs" (|x| + eps) or "clamp" (max(|x|, eps)).
         classification, non_negative, reduction: as in `ElementwiseLoss`.
 

@@ -17,7 +17,7 @@ class TaylorLoss(Displayed, ElementwiseLoss):
     t5 = -2. Terms without the prediction, whose gradient is zero, are left out.
 
     Args:
-        weights: 8 finite numbers t0 … t7.
+        weights: 8 numbers t0 … t7.
         roles: "prediction", or "exchanged" as in the released code: a = y - t1 with the label, b = f - t0, so that no term
             is quadratic in the prediction alone.
         last_term: "t1", or "t0" as in the released code: the last factor of t7's term is taken around t0.

@@ -11,7 +11,8 @@ import torch
 
 from .. import streams
 from ..config import Config, check, check_choice
-from ..losses.handcrafted import task_loss
+from ..losses.elementwise import closed_form
+from ..losses.handcrafted import CrossEntropy, SquaredError
 from ..losses.neural import NeuralLoss
 from ..tasks import Task
 from ..training import base, unroll
@@ -49,14 +50,19 @@ def search(
         (best loss, or None if every candidate failed; final `SearchState`).
 
     Raises:
-        ValueError: problems that are no pairs, or a model that does not go with its task.
+        ValueError: problems that are no pairs, a model that does not go with its task, or a state of another search.
     """
     check_choice("method", method, METHODS)
-    _check(problems, seed)
+    _check(problems, config, seed)
+    check(method != "taylorglo" or config.population > 1, "Config.population of taylorglo", "at least 2", 1)
     state = state or SearchState()
+    if state.method:
+        got = f"{state.method}, seed {state.seed}"
+        check((state.method, state.seed) == (method, seed), "state", f"one of {method}, seed {seed}", got)
+    state.method, state.seed = method, seed
     task = problems[0][0]
     if method == "baseline":
-        return task_loss(task.classification), state
+        return _task_loss(task), state
     if method in ("ml3", "tuned"):
         return {"ml3": _ml3, "tuned": _tuned}[method](problems, config, seed, state), state
     learn_weights, fresh = GENETIC_METHODS.get(method, (False, False))
@@ -75,13 +81,22 @@ def search(
     return evaluator.compile(state.best.expression, state.best.weights), state
 
 
-def _check(problems: Sequence[Problem], seed: int) -> None:
+def _check(problems: Sequence[Problem], config: Config, seed: int) -> None:
     """Raise ValueError, naming what was expected and what came, before anything is computed."""
+    check(isinstance(config, Config), "config", "a Config", type(config).__name__)
     check(type(seed) is int and seed >= 0, "seed", "a whole number, 0 or more", repr(seed))
     pairs = [p for p in problems if isinstance(p, (tuple, list)) and len(p) == 2 and isinstance(p[0], Task)]
     kinds = [tuple(type(part).__name__ for part in p) if isinstance(p, (tuple, list)) else type(p) for p in problems]
     check(pairs and len(pairs) == len(problems), "problems", "a list of pairs [(Task, model), ...]", kinds)
+    check(
+        len({task.classification for task, _ in problems}) == 1,
+        "problems",
+        "of one kind, all classification or none",
+        "both",
+    )
     for task, model in problems:
+        trained = any(p.requires_grad for p in model.parameters())
+        check(trained, f"{task.name}: the model", "one with parameters to train", "none that requires a gradient")
         x = task.train[0][:2]
         try:
             with torch.no_grad():
@@ -91,6 +106,12 @@ def _check(problems: Sequence[Problem], seed: int) -> None:
             raise ValueError(text) from error
         want = (len(x), task.outputs)
         check(got == want, f"{task.name}: the model's output", f"(B, {task.outputs})", f"{got} for B = {len(x)}")
+
+
+def _task_loss(task: Task) -> torch.nn.Module:
+    """L_T: the task's own, or this package's module of the same loss, which can be saved and printed."""
+    plain = CrossEntropy() if task.classification else SquaredError()
+    return plain if closed_form(task.task_loss) is closed_form(plain) else task.task_loss
 
 
 def _ml3(problems: Sequence[Problem], config: Config, seed: int, state: SearchState) -> NeuralLoss | None:
@@ -106,7 +127,7 @@ def _ml3(problems: Sequence[Problem], config: Config, seed: int, state: SearchSt
 
 def _tuned(problems: Sequence[Problem], config: Config, seed: int, state: SearchState):
     """The task loss, with the learning rate of the best fitness as `state.best.weights[0]`; None if all diverged."""
-    loss, start, tried = task_loss(problems[0][0].classification), time.perf_counter(), []
+    loss, start, tried = _task_loss(problems[0][0]), time.perf_counter(), []
     for rate in LEARNING_RATES.tolist():
         (value,) = base.fitness([loss], problems, dataclasses.replace(config, base_learning_rate=rate), seed)
         tried.append(Individual("learning_rate", (rate,), value, "evaluated" if math.isfinite(value) else "non_finite"))

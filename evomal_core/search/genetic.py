@@ -30,6 +30,8 @@ class SearchState:
     memory: Memory = field(default_factory=Memory)
     history: list[dict] = field(default_factory=list)  # one row a generation
     strategy: dict | None = None  # of CMA-ES, for TaylorGLO
+    method: str = ""  # this and `seed`: of whose search it is; empty of none yet
+    seed: int = 0
 
     def to_json(self) -> dict:
         """Strict JSON; a non-finite number is null."""
@@ -41,7 +43,7 @@ class SearchState:
     def from_json(cls, data: dict) -> "SearchState":
         archive = {i["expression"]: Individual.from_json(i) for i in data["archive"]}
         gradients = {key: math.inf if value is None else value for key, value in data["gradients"].items()}
-        known = {name: data.get(name) for name in ("generation", "history", "strategy")}
+        known = {n: data[n] for n in ("method", "seed", "generation", "history", "strategy") if n in data}
         known |= {
             "population": [Individual.from_json(i) for i in data["population"]],
             "best": data["best"] and Individual.from_json(data["best"]),

@@ -26,7 +26,7 @@ def applies(model, config: Config) -> str | None:
     if config.inner_steps != 1:
         return f"it takes one inner step, inner_steps is {config.inner_steps}"
     if Chain.of(model) is None:
-        return f"{type(model).__name__} is no nn.Sequential of Linear layers and ReLU, Tanh or Sigmoid activations"
+        return "the model is not an nn.Sequential of Linear layers with at most ReLU, Tanh or Sigmoid between them"
     return None
 
 

@@ -72,8 +72,10 @@ class StackedSession:
     def __init__(self, losses, model: nn.Module, config: Config, optimiser):
         self.losses, self.model = list(losses), copy.deepcopy(model).train()
         n = len(self.losses)
-        self.weights = {name: stack(p, n).requires_grad_() for name, p in model.named_parameters()}
-        self.buffers = {name: stack(b, n) for name, b in model.named_buffers()}
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.weights = {name: stack(p, n).requires_grad_() for name, p in trained.items()}
+        fixed = [*model.named_buffers(), *((name, p) for name, p in model.named_parameters() if name not in trained)]
+        self.fixed = {name: stack(t, n) for name, t in fixed}
         self.optimiser = optimiser(self.weights.values(), config)
         self.poison = torch.zeros(n, device=next(model.parameters()).device)
         self.captured = CapturedStep(self._step) if config.cuda_graphs and self.poison.is_cuda else None
@@ -92,9 +94,8 @@ class StackedSession:
 
     def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
         with streams.layer_generator(seed, x.device):
-            z = vmap(lambda w, b: functional_call(self.model, (w, b), (x,)), randomness="same")(
-                self.weights, self.buffers
-            )
+            run = vmap(lambda w, fixed: functional_call(self.model, (w, fixed), (x,)), randomness="same")
+            z = run(self.weights, self.fixed)
         found = Derivatives(self.losses, Elements(z, y))
         self.poison.add_(found.values(), alpha=0)
         results = torch.autograd.grad(z, list(self.weights.values()), found.v, materialize_grads=True)
@@ -111,7 +112,7 @@ class StackedSession:
         for k, finite in enumerate(self.poison.isfinite().tolist()):
             trained = copy.deepcopy(self.model) if finite else None
             if trained is not None:
-                stacked = {**self.weights, **self.buffers}
+                stacked = {**self.weights, **self.fixed}
                 trained.load_state_dict({n: t[k].detach() for n, t in stacked.items()}, strict=False)
             result.append(trained)
         return result

@@ -189,7 +189,9 @@ def higher_engine(losses, model, train, validation, task_loss, config: Config, s
 
             for (x, y), seed in zip(train, seeds[:-1], strict=True):
                 differentiable.step(loss(outputs(x, seed), y))
-            value = task_loss(outputs(validation[0], seeds[-1]), validation[1])
+            z = outputs(validation[0], seeds[-1])
+            Elements(z, validation[1])  # refuses a target that would broadcast
+            value = task_loss(z, validation[1])
             results.append(torch.autograd.grad(value, tuple(loss.parameters()), materialize_grads=True))
     return results
 
