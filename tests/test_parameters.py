@@ -55,13 +55,22 @@ def test_cells_are_the_product_without_repetition():
         ({"datasets": "diabetes,bostn"}, "boston"),
         ({"methods": ["evmal"]}, "evomal"),
         ({"models": "lenet"}, "lenet5"),
-        ({"device": "gpu:cuda"}, "cuda"),
+        ({"device": "cp"}, "cpu"),
         ({"force": "tru"}, "True"),
     ],
 )
 def test_unknown_value_names_the_near_miss(given, near):
     with pytest.raises(ValueError, match=f"Did you mean '{near}'"):
         read(**given)
+
+
+def test_a_place_that_is_not_there_is_named_at_once():
+    with pytest.raises(
+        ValueError, match=r"device, of those that PyTorch finds here, must be one of auto, cpu.*'cuda:99'"
+    ):
+        read(device="cuda:99")
+    with pytest.raises(ValueError, match="data_dir must be an existing folder, got 'no/such/folder'"):
+        read(data_dir="no/such/folder")
 
 
 @pytest.mark.parametrize(
@@ -120,11 +129,11 @@ def test_parameters_are_frozen_and_equal_names_are_equal():
 
 
 def test_arguments_for_run_grid_and_the_place_of_figures(tmp_path):
-    p = read(results_dir=str(tmp_path), device="cuda:1", workers="2", force="true")
+    p = read(results_dir=str(tmp_path), device="cpu", workers="2", force="true")
     assert p.run_arguments == {
         "results_dir": str(tmp_path),
         "data_dir": None,
-        "device": "cuda:1",
+        "device": "cpu",
         "workers": 2,
         "force": True,
     }

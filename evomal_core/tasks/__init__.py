@@ -1,7 +1,6 @@
 """Data sets as `Task`s: training, validation and test part, task loss and metric."""
 
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -33,13 +32,7 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
     check_choice("data set", name, DATASETS)
     kind = Protocol.parse(protocol)["split"]
     dtype = getattr(torch, check_choice("dtype", str(dtype).removeprefix("torch."), ("float32", "float64")))
-    gpu = torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if gpu else "cpu"
-    known = re.fullmatch(r"(cpu|cuda)(:\d+)?" if gpu else r"cpu(:\d+)?", str(device))
-    found = "there is a GPU" if gpu else "there is no GPU that PyTorch can use"
-    check(known, "device", "auto, cpu, cuda or cuda:N", f"{device!r}; {found}")
-    folder = find_data_dir(data_dir)
+    device, folder = find_device(device), find_data_dir(data_dir)
     if name in TABULAR:
         parts, outputs = tabular.split(*tabular.load_table(name, folder), kind), 1
     elif name in images.LOADERS:
@@ -50,6 +43,14 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
 
     tensors = {part: (torch.as_tensor(x), torch.as_tensor(y)) for part, (x, y) in parts.items()}
     return Task(name, **tensors, classification=name not in TABULAR, outputs=outputs).to(device, dtype)
+
+
+def find_device(device="auto") -> torch.device:
+    """The device of that name; "auto": the GPU if there is one. Raises ValueError for one that is not there."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{n}" for n in range(gpus))]
+    check_choice("device, of those that PyTorch finds here,", str(device), ("auto", *names))
+    return torch.device(("cuda" if gpus else "cpu") if device == "auto" else device)
 
 
 def find_data_dir(data_dir=None) -> Path:

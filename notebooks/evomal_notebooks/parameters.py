@@ -9,7 +9,6 @@ single values (`-p seed 3`), so a list may also be one value or a comma-separate
 """
 
 import itertools
-import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from evomal_core.config import Config, check_choice
 from evomal_core.experiments import store
 from evomal_core.experiments.cell import METHODS, Cell
+from evomal_core.tasks import find_data_dir, find_device
 
 SIMPLE = (str, int, float, list, tuple, dict, set, type(None))  # what a parameter can be; modules, functions … are not
 CHECKED = "_evomal_parameters_checked"  # stands in a notebook's globals once they were checked
@@ -89,8 +89,9 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
         choices: where fewer values are allowed than the package knows, for example `datasets=("diabetes", "boston")`.
 
     Raises:
-        ValueError: an unknown parameter or value, with its near miss. Names that later cells of the notebook define are
-            no parameters, so in a live kernel unknown names are looked for by the first call only.
+        ValueError: an unknown parameter or value, with its near miss; a data folder or device that is not there. Names that
+            later cells of the notebook define are no parameters, so in a live kernel unknown names are looked for by the
+            first call only.
     """
     names = known.split()
     for name, value in {} if given.get(CHECKED) else given.items():
@@ -102,6 +103,8 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
     for name, allowed in choices.items():
         for value in getattr(p, name):
             check_choice(name, value, allowed)
+    find_device(p.device)
+    find_data_dir(p.data_dir)
     row = p.rows[0]  # making the rows checks every name
     return replace(p, budget=row.budget, protocol=row.protocol)
 
@@ -120,8 +123,6 @@ def _read(name: str, value):
         return _whole(name, text, least=int(name == "workers"))
     if name == "force":
         return check_choice(name, text.capitalize(), ("True", "False")) == "True"
-    if name == "device" and not re.fullmatch(r"cuda:\d+", text):
-        check_choice(name, text, ("auto", "cpu", "cuda"))
     return text
 
 

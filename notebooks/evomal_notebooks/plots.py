@@ -26,6 +26,7 @@ from .report import METHOD_ORDER, Records
 PALETTE = seaborn.color_palette("colorblind")
 COLOURS = {m: PALETTE[i] for m, i in zip(METHOD_ORDER, (7, 5, 6, 4, 1, 0, 2), strict=True)}
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # beside the colour, for prints without it
+SHADES = seaborn.color_palette("viridis_r", len(OUTCOMES))  # no method has one of these
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "-1": "−1"}
 
 
@@ -112,14 +113,16 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
         axis.set_xscale("log" if x == "seconds" else "linear")
         if x == "generation":
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.set_xlim(left=0.5)  # there is no generation 0
         if x == places[-1][0]:
-            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize="small")
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, frameon=False, fontsize="small")
         last = [run["best_so_far"].iloc[-1] for runs in panels[title].values() for run in runs]
         if max(last) > 5 * min(last) > 0:
             axis.set_yscale("log", subs=[])
             axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
         cut(axis, max(last))
-    axes[0].set_ylabel("best fitness so far (validation)" if places else "no record")
+    for first in axes[:: len(panels) or 1]:
+        first.set_ylabel("best fitness so far (validation)" if places else "no record")
     return figure
 
 
@@ -133,9 +136,9 @@ def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
     for axis, (title, runs) in zip(axes, groups.items(), strict=False):
         shares = outcome_shares(runs)
         bottoms, width = shares.cumsum(axis=1) - shares, 0.9 if len(shares) < 20 else 1
-        for outcome, colour in zip(shares, PALETTE, strict=False):
+        for outcome, colour in zip(shares, SHADES, strict=True):
             drawn[outcome] = axis.bar(shares.index, shares[outcome], width, bottoms[outcome], color=colour, lw=0)
-        axis.set(title=title, xlabel="generation", ylim=(0, 1))
+        axis.set(title=title, xlabel="generation", ylim=(0, 1), xlim=(0.5, len(shares) + 0.5))
         axis.grid(False, axis="x")
         axis.yaxis.set_major_formatter("{x:.0%}")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy
 import pandas
 import scipy.stats
-import torch
 
 from evomal_core import files
 from evomal_core.config import BUDGETS, DATASETS, MODELS, check_choice
@@ -22,6 +21,7 @@ from evomal_core.experiments import store
 from evomal_core.experiments.cell import Cell
 from evomal_core.losses.meta_network import MetaLoss
 from evomal_core.search import evaluate
+from evomal_core.tasks import find_device
 
 REFERENCE = store.ROOT / "results" / "reference"
 PAPER = store.ROOT / "data" / "paper"
@@ -285,8 +285,7 @@ def export(runs: Records, table: pandas.DataFrame, path) -> list[Path]:
 
 def hardware(device: str = "auto") -> str:
     """This machine and the versions that matter, in two lines without a path."""
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    facts = store.environment(torch.device(name))
+    facts = store.environment(find_device(device))
     versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
     machine = facts["hardware"]
     return f"{machine['cpu']}, {machine['cores']} cores, {machine.get('gpu', machine['device'])}\n{versions}"
