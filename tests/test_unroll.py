@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -263,11 +264,10 @@ def test_jvp_and_higher_agree_over_three_steps_on_random_trees(name, mode):
 
 
 @pytest.mark.parametrize("classification", [False, True])
-@pytest.mark.parametrize("engine", ["jvp", "gram", "higher"])
-def test_float32_is_near_float64(engine, classification):
+def test_float32_is_near_float64_and_the_engines_near_one_another(classification):
     for text in (SMOOTH[classification], "square(sub(y, f))", "tanh(square(sub(f, y)))"):
-        results = []
-        for dtype in (torch.float32, torch.float64):
+        found = {}
+        for dtype, engine in itertools.product((torch.float32, torch.float64), ("jvp", "gram", "higher")):
             model, task_loss = problem(classification, "chain", torch.float32)
             loss = MetaLoss(text, classification=classification).to(dtype)
             data = [
@@ -276,8 +276,10 @@ def test_float32_is_near_float64(engine, classification):
             ]
             (g,) = meta_gradient(loss, model.to(dtype), *data, task_loss, config(), engine)
             assert g.dtype == dtype
-            results.append(g.double())
-        assert_relative([results[0]], [results[1]], 1e-4, text)
+            found[dtype, engine] = g.double()
+        for engine in ("jvp", "gram", "higher"):
+            assert_relative([found[torch.float32, engine]], [found[torch.float64, engine]], 1e-4, text)
+            assert_relative([found[torch.float32, engine]], [found[torch.float32, "higher"]], 1e-4, text)
 
 
 def test_dropout_draws_depend_on_the_seed_alone():
