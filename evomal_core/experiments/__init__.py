@@ -1,1 +1,1 @@
-"""Runs as records: one cell, many cells, their tables and figures."""
+"""Runs as records: one cell, many cells, what is kept of them."""
