@@ -732,6 +732,37 @@ def test_a_worker_that_is_killed_takes_no_cell_along(tmp_path):
     assert comparable(runs[0]) == comparable(run_cell(cells[0], results_dir=tmp_path / "alone", device="cpu"))
 
 
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, sys\n"
+        "import evomal_core as ec\n"
+        "def tell(line):\n"
+        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    cells = [ec.Cell('diabetes', 'logistic', 'evomal', s, 'quick+generations=5000') for s in (0, 1)]\n"
+        "    ec.run_grid(cells, workers=2, device='cpu', progress=tell)\n"
+    )
+    given = os.environ | {"EVOMAL_RESULTS": str(tmp_path / "runs")}
+    with subprocess.Popen([sys.executable, script], env=given, stdout=subprocess.PIPE, text=True) as process:
+        children = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(children) == 2
+        process.send_signal(signal.SIGKILL)
+    end = time.monotonic() + 60
+    while any(running(pid) for pid in children) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not any(running(pid) for pid in children)
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as stat:  # one that is dead but not yet waited for is a zombie
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
 def test_a_script_without_a_main_guard_is_told_what_spawning_needs(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

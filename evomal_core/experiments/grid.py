@@ -3,6 +3,7 @@
 import inspect
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -90,7 +91,14 @@ def _attempt(cell: Cell, call: Callable[..., store.Run | None], *arguments, **na
 
 def _pool(workers: int, started) -> ProcessPoolExecutor:
     """Local workers, which set the event `started` once they have imported the calling script."""
-    return ProcessPoolExecutor(workers, mp_context=SPAWN, initializer=started.set)
+    return ProcessPoolExecutor(workers, mp_context=SPAWN, initializer=_begin, initargs=(started,))
+
+
+def _begin(started) -> None:
+    """In a worker: it has begun, and it ends with its parent, so that nobody goes on computing for a kernel that is gone."""
+    started.set()
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _collect(executor: Executor, cells: Sequence[Cell], say, arguments) -> dict[Cell, store.Run]:
