@@ -8,16 +8,18 @@
 See the README for a tour, `notebooks/quickstart.ipynb` for one that runs.
 """
 
-from . import streams, training
-from .config import BUDGETS, DATASETS, MODELS, Config, Protocol
-from .experiments.cell import METHODS, Cell, find_run, run_cell
+from . import fast, streams, training
+from .config import BUDGETS, Config, Protocol
+from .experiments.cell import Cell
 from .experiments.grid import run_grid
+from .experiments.run import find_run, run_cell, test_loss
 from .experiments.store import RecordError, Run
 from .losses import load_loss
 from .losses.export import latex, simplify
 from .losses.handcrafted import CrossEntropy, SquaredError
 from .losses.meta_network import MetaLoss
 from .models import build_model
-from .search import SearchState, search
+from .registry import DATASETS, METHODS, MODELS
+from .search import Leader, Result, SearchState, search
 from .tasks import DataUnavailable, Task, load_task
-from .training import meta_gradient
+from .training import Trial, meta_gradient, plain, run_trial

@@ -1,63 +1,74 @@
 """Settings: `Config` (every count and rate of the method), `Protocol` (where paper and released code differ), budgets."""
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-TABULAR = ("diabetes", "boston", "california")
-IMAGES = ("mnist", "cifar10", "cifar100", "svhn")
-DATASETS = (*TABULAR, *IMAGES, "digits")  # digits: offline stand-in for image smoke runs, never a row of the paper
-MODELS = ("mlp", "logistic", "lenet5", "alexnet", "vgg16", "allcnnc", "resnet18")
-MODELS += ("preresnet101", "wideresnet28_10", "squeezenet", "pyramidnet110_48")
+from .checks import check, check_choice
+from .registry import DATASETS
 
-
-def check_choice(kind: str, value: Any, choices) -> Any:
-    """Return `value` if it is one of `choices`; else raise ValueError with the near miss."""
-    choices = list(choices)
-    if value in choices:
-        return value
-    near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{kind} must be one of {', '.join(map(str, choices))}; got {value!r}.{hint}")
+ENGINES = ("auto", "jvp", "gram", "higher")  # of the meta-gradient
 
 
-def check(true, what: str, expected, got) -> None:
-    """Raise ValueError that says what must be what, and what came, unless `true`."""
-    if not true:
-        raise ValueError(f"{what} must be {expected}, got {got}")
+
+class Switch(NamedTuple):
+    """One setting that a protocol's name can hold, `switch=value`.
+
+    Attributes:
+        paper, released: its value as the paper's text has it, and as the released code has it.
+        field: the field of `Config` that it sets; None where the data set or the base model reads it.
+        true: the value that means True of that field; None where the field takes the value itself.
+        more: values that neither source has.
+    """
+
+    paper: str
+    released: str
+    field: str | None = None
+    true: str | None = None
+    more: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """All values, the paper's first."""
+        return tuple(dict.fromkeys((self.paper, self.released, *self.more)))
 
 
-# Where the released code departs from the paper: switch -> (value of the paper, value of the released code).
-# The rows of the audit; each is explained in notebooks/protocol.ipynb.
-SWITCHES: dict[str, tuple[str, str]] = {
-    "split": ("honest", "overlapping"),  # 60:20:20, or a test part that contains training and validation part
-    "elitism": ("on", "off"),  # 5 % best survive, or 5 % plain reproduction
-    "gradient_equivalence": ("on", "off"),  # the filter of section III-E3, absent in the released code
-    "tournament": ("single", "double"),  # by fitness, or by size and then fitness
-    "archive": ("all", "evaluated"),  # every seen loss, or only those whose fitness was evaluated
-    "stale_best": ("off", "on"),  # the released code's best-so-far stores the last fitness computed for anyone
-    "protection": ("abs", "clamp"),  # log(|x| + eps), or log(max(|x|, eps))
-    "taylor_roles": ("prediction", "exchanged"),  # TaylorGLO's a and b are of prediction and label, or exchanged
-    "taylor_term": ("t1", "t0"),  # the point around which the last factor of TaylorGLO's last term is taken
-    "non_finite": ("worst", "score"),  # a diverged session is the worst case, or is scored with the weights it has
+# The one table of switches. Those in which paper and released code differ are the rows of notebooks/protocol.ipynb.
+SWITCHES: dict[str, Switch] = {
+    # 60:20:20, or a test part that contains training and validation part
+    "split": Switch("honest", "overlapping"),
+    # 5 % best survive, or 5 % plain reproduction
+    "elitism": Switch("on", "off", "elitism", "on"),
+    # the filter of section III-E3, absent in the released code
+    "gradient_equivalence": Switch("on", "off", "gradient_equivalence", "on"),
+    # by fitness, or by size and then fitness
+    "tournament": Switch("single", "double", "double_tournament", "double"),
+    # every seen loss, or only those whose fitness was evaluated
+    "archive": Switch("all", "evaluated", "archive_rejected", "all"),
+    # the released code's best-so-far stores the last fitness computed for anyone
+    "stale_best": Switch("off", "on", "stale_best", "on"),
+    # log(|x| + eps), or log(max(|x|, eps))
+    "protection": Switch("abs", "clamp", "protection"),
+    # TaylorGLO's a and b are of prediction and label, or exchanged
+    "taylor_roles": Switch("prediction", "exchanged", "taylor_roles"),
+    # the point around which the last factor of TaylorGLO's last term is taken
+    "taylor_term": Switch("t1", "t0", "taylor_last_term"),
+    # a diverged session is the worst case, or is scored with the weights it has
+    "non_finite": Switch("worst", "score", "score_non_finite", "score"),
+    # softplus on the output, optional in section III-B3
+    "non_negative": Switch("off", "off", "non_negative", "on", more=("on",)),
 }
-# What may be switched on though neither source has it as the default.
-EXTRA_SWITCHES: dict[str, tuple[str, ...]] = {"non_negative": ("off", "on")}  # softplus on the output, section III-B3
-# Switch -> the field of `Config` that it sets, and the value that means True; without one, the field takes the value.
-SWITCH_FIELDS = {name: (name, "on") for name in ("elitism", "gradient_equivalence", "stale_best", "non_negative")}
-SWITCH_FIELDS |= {name: (name, None) for name in ("protection", "taylor_roles")}
-SWITCH_FIELDS |= {"tournament": ("double_tournament", "double"), "archive": ("archive_rejected", "all")}
-SWITCH_FIELDS |= {"non_finite": ("score_non_finite", "score"), "taylor_term": ("taylor_last_term", None)}
+DEPARTURES = tuple(name for name, switch in SWITCHES.items() if switch.paper != switch.released)
 
 
 def as_switch(field: str, value) -> str | None:
     """`switch=value` of a protocol, which gives a field of `Config` this value; None if no switch sets the field."""
-    for switch, (name, true) in SWITCH_FIELDS.items():
-        if name == field:
-            texts = SWITCHES.get(switch) or EXTRA_SWITCHES[switch]
-            return next(f"{switch}={text}" for text in texts if value == (text if true is None else text == true))
+    for name, switch in SWITCHES.items():
+        if switch.field == field:
+            texts = switch.values
+            wanted = (t for t in texts if value == (t if switch.true is None else t == switch.true))
+            return f"{name}={next(wanted)}"
     return None
 
 
@@ -82,14 +93,14 @@ class Protocol:
         changes = {}
         for part in parts:
             name, _, value = part.partition("=")
-            check_choice("protocol switch", name, [*SWITCHES, *EXTRA_SWITCHES])
-            check_choice(f"protocol switch {name}", value, SWITCHES.get(name) or EXTRA_SWITCHES[name])
+            check_choice("protocol switch", name, SWITCHES)
+            check_choice(f"protocol switch {name}", value, SWITCHES[name].values)
             changes[name] = value
         default = cls(base)
         return cls(base, tuple(sorted((n, v) for n, v in changes.items() if default[n] != v)))
 
     def __getitem__(self, switch: str) -> str:
-        default = EXTRA_SWITCHES[switch][0] if switch in EXTRA_SWITCHES else SWITCHES[switch][self.base == "released"]
+        default = SWITCHES[switch].released if self.base == "released" else SWITCHES[switch].paper
         return dict(self.changes).get(switch, default)
 
     def __str__(self) -> str:
@@ -124,6 +135,8 @@ class Config:
     initial_height: tuple[int, int] = (2, 4)  # ramped half-and-half [R]
     mutation_height: tuple[int, int] = (0, 2)  # of the new subtree [R]
     max_height: int = 10  # [R]
+    operators: tuple[str, ...] = ()  # that trees are made of; none named: the twelve of Table I
+    leaders: int = 25  # distinct candidates of best fitness that a search keeps
     non_negative: bool = False  # softplus on the loss's output, optional in section III-B3
     protection: str = "abs"  # of log and sqrt: "abs" or "clamp"
     elitism: bool = True
@@ -147,6 +160,8 @@ class Config:
     fitness_steps: int = 500  # S_testing
     test_steps: int = 10_000
     test_milestones: tuple[int, ...] = ()  # steps at which the rate is multiplied by 0.1
+    test_learning_rate: float = 0.0  # of meta-testing; 0: the loss's own, else the base learning rate
+    test_start: str = "fresh"  # initial weights and batches of meta-testing: of their own, or "search": those of fitness
     batch_size: int = 128
     base_learning_rate: float = 0.01
     base_momentum: float = 0.9
@@ -179,11 +194,14 @@ class Config:
         steps = all(type(step) is int and step > 0 for step in self.test_milestones)
         check(steps, "Config.test_milestones", "whole numbers of steps", self.test_milestones)
         check(self.elitism_rate <= 1, "Config.elitism_rate", "at most 1", self.elitism_rate)
-        check_choice("Config.engine", self.engine, ("auto", "jvp", "gram", "higher"))
+        check_choice("Config.engine", self.engine, ENGINES)
         check_choice("Config.dtype", self.dtype, ("float32", "float64"))
-        for switch, (field, true) in SWITCH_FIELDS.items():
-            if true is None:
-                check_choice(f"Config.{field}", getattr(self, field), SWITCHES[switch])
+        for switch in SWITCHES.values():
+            if switch.field and switch.true is None:
+                check_choice(f"Config.{switch.field}", getattr(self, switch.field), switch.values)
+        check_choice("Config.test_start", self.test_start, TEST_STARTS)
+        names = all(isinstance(name, str) for name in self.operators)
+        check(names, "Config.operators", "names of operators", self.operators)
         if self.base_nesterov:
             check(self.base_momentum > 0, "Config.base_momentum with base_nesterov", "positive", self.base_momentum)
         check(self.crossover_rate + self.mutation_rate > 0, "Config.crossover_rate + mutation_rate", "positive", 0)
@@ -209,22 +227,22 @@ class Config:
         budget, *changes = str(cell.budget).split("+")
         check_choice("budget", budget, BUDGETS)
         values: dict[str, Any] = dict(BUDGETS[budget])
-        if cell.dataset in ("mnist", "digits"):
-            values |= {"base_momentum": 0.0, "base_nesterov": False, "base_weight_decay": 0.0}
-            if budget == "paper":
-                values["rejection_steps"] = 100
-        elif cell.dataset in IMAGES and budget == "paper":
-            values |= {"test_steps": 150_000, "test_milestones": (100_000, 135_000)}
+        values |= DATASETS[check_choice("data set", cell.dataset, DATASETS)].settings_for(budget)
         protocol = Protocol.parse(cell.protocol)
-        for switch, (field, true) in SWITCH_FIELDS.items():
-            values[field] = protocol[switch] if true is None else protocol[switch] == true
+        for name, switch in SWITCHES.items():
+            if switch.field:
+                values[switch.field] = protocol[name] if switch.true is None else protocol[name] == switch.true
         for name, _, text in (change.partition("=") for change in changes):
             values[name] = parse_override(name, text)
         return cls(**values)
 
 
+TEST_STARTS = ("fresh", "search")
 # What does not change results in exact arithmetic, and so is no part of a run's identity
 NOT_IDENTITY = ("engine", "threads", "copies", "cuda_graphs")
+# What concerns the tests of a loss alone, and so is no part of the identity of its search
+TESTING = ("test_steps", "test_milestones", "test_learning_rate", "test_start")
+NAMES = ("operators",)  # tuples of names; other tuples are of whole numbers
 
 
 def parse_override(name: str, text: Any) -> Any:
@@ -237,7 +255,7 @@ def parse_override(name: str, text: Any) -> Any:
         if kind is bool:
             return {"True": True, "False": False}[text]
         if kind is tuple:
-            return tuple(int(part) for part in text.split(",") if part)
+            return tuple(part if name in NAMES else int(part) for part in text.split(",") if part)
         return kind(text)
     except (KeyError, ValueError):
         expected = {bool: "True or False", tuple: "whole numbers with commas between"}

@@ -3,19 +3,25 @@
 import json
 import math
 import os
+import uuid
 from pathlib import Path
 
 
-def write_text(path, text: str) -> None:
+def write_bytes(path, content: bytes) -> None:
     """Write a file through a temporary one that is renamed; missing folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # there only if one of the two failed
+
+
+def write_text(path, text: str) -> None:
+    """`write_bytes` of text in UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path, data) -> None:
@@ -23,7 +29,7 @@ def write_json(path, data) -> None:
     write_text(path, json.dumps(data, indent=1, allow_nan=False))
 
 
-def read_json(path, schema: int, most_bytes: int = 1 << 30) -> dict:
+def read_json(path, schema: int | tuple[int, ...], most_bytes: int = 1 << 30) -> dict:
     """Read an object of a schema. Raises ValueError or OSError, and the former for anything that is not strict JSON."""
     if (size := Path(path).stat().st_size) > most_bytes:
         raise ValueError(f"it has {size} bytes, at most {most_bytes} are read")
@@ -31,8 +37,9 @@ def read_json(path, schema: int, most_bytes: int = 1 << 30) -> dict:
         data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if not isinstance(data, dict) or data.get("schema") != schema:
-        raise ValueError(f"expected an object of schema {schema}, got {str(data)[:80]!r}")
+    schemas = schema if isinstance(schema, tuple) else (schema,)
+    if not isinstance(data, dict) or data.get("schema") not in schemas:
+        raise ValueError(f"expected an object of schema {' or '.join(map(str, schemas))}, got {str(data)[:80]!r}")
     return data
 
 

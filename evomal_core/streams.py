@@ -51,7 +51,17 @@ def torch_generator(seed: int, purpose: str, *index: int) -> torch.Generator:
     return torch.Generator().manual_seed(integer(seed, purpose, *index))
 
 
-_LOCK = threading.RLock()  # the global generators are everybody's: threads take turns
+_LOCK = threading.RLock()
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """One computation at a time: threads of a process take turns, so that each gets what it would get alone.
+
+    Global generators and PyTorch's forward mode belong to the process, not to a thread.
+    """
+    with _LOCK:
+        yield
 
 
 @contextlib.contextmanager
@@ -66,17 +76,3 @@ def global_generators(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
-
-
-@contextlib.contextmanager
-def layer_generator(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, from which Dropout draws, and put their states back afterwards.
-
-    `seed=None` leaves them alone, for a model that draws nothing.
-    """
-    if seed is None:
-        yield
-        return
-    with _LOCK, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -4,7 +4,7 @@ import inspect
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pandas
 
-from ..config import check
-from ..search import WITHOUT_GENERATIONS
+from ..checks import check
+from ..registry import METHODS
 from ..tasks import DataUnavailable
 from . import store
-from .cell import Cell, find_run, progress_line, run_cell
+from .cell import Cell
+from .run import find_run, progress_line, run_cell
 
 POLL_SECONDS = 1.0
 SPAWN = multiprocessing.get_context("spawn")  # forked children inherit threads in an unknown state
@@ -24,7 +25,7 @@ MAIN_GUARD = '(Workers import the calling script: a script, unlike a notebook, n
 
 
 def run_grid(
-    cells: Sequence[Cell],
+    cells: Iterable[Cell],
     executor: Executor | None = None,
     results_dir=None,
     workers: int | None = None,
@@ -49,7 +50,7 @@ def run_grid(
         and a `reason`. If a local worker is killed, the cells that it takes along are run again, each in a process of its
         own, from where they were.
     """
-    say = progress or (lambda line: None)
+    say, cells = progress or (lambda line: None), list(cells)
     for cell in cells:
         check(isinstance(cell, Cell), "cells", "a list of Cells, like [Cell('diabetes', 'mlp', 'evomal')]", repr(cell))
         inspect.signature(run_cell).bind(cell, **same)  # raises TypeError for an argument that it does not take
@@ -103,7 +104,7 @@ def _begin(started) -> None:
 
 def _collect(executor: Executor, cells: Sequence[Cell], say, arguments) -> dict[Cell, store.Run]:
     """Submit cells, and report from the files they write while they run: any executor that shares them will do."""
-    searches = [cell for cell in cells if cell.method not in WITHOUT_GENERATIONS]
+    searches = [cell for cell in cells if METHODS[cell.method].generations]
     histories = {cell: store.folder_of(cell, arguments["results_dir"]) / "history.csv" for cell in searches}
     known = {cell: len(_rows(path)) for cell, path in histories.items()}  # generations of which there was a line
     futures = {executor.submit(_attempt, cell, run_cell, cell, **arguments): cell for cell in cells}

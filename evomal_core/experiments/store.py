@@ -1,15 +1,19 @@
-"""Records on disk: one folder a run, never half written, never overwritten by another run.
+"""Records on disk: one folder a search, in it one file a test; never half written, never overwritten by another.
 
     <results_dir>/<dataset>/<model>/<method>/<budget>-<protocol>/seed<k>/
-        record.json      cell, configuration, status, metrics, history, seconds, versions, hardware; strict JSON
+        record.json      of the search: cell, configuration, status, leaders, history, seconds, versions, hardware
         loss.json        the loss found
         history.csv      a row a generation
-        checkpoint.json  while it runs: the state it goes on from
+        tests/<name>.json  of a test of the loss: start, steps, learning rate, errors, status; it names the search
+        checkpoint.json  while it searches: the state it goes on from; tests/.<name>.safetensors while it tests
 
-A run's identity is its cell and every setting that changes results in exact arithmetic: not engine, device or threads.
+A search's identity is its cell and every setting that changes its results in exact arithmetic: not engine, device or
+threads, and nothing that concerns testing alone. Records of schema 1, in which a search and one test are one record, are
+read as what they would be today; their numbers stay as they are.
 """
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -17,34 +21,50 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pandas
 import torch
 
 from .. import files
-from ..config import NOT_IDENTITY, Config, check_choice
+from ..checks import check, check_choice
+from ..config import NOT_IDENTITY, TESTING, Config
 from ..losses import loss_from_json
+from ..search.state import Leader
 
-SCHEMA = 1
+SCHEMA = 2
 ROOT = Path(__file__).resolve().parents[2]
-STATUSES = ("complete", "diverged", "no_loss")  # of a record
+STATUSES = ("complete", "diverged", "no_loss")  # of a run
 PACKAGES = ("torch", "numpy", "deap", "scikit-learn", "evomal-core")
+METRICS = ("train_metric", "validation_metric", "test_metric")
 
 
 class RecordError(RuntimeError):
     """A record that is damaged, or that another run owns; the message names its path."""
 
 
+@dataclass(frozen=True)
+class Test:
+    """What one test of a loss gave: error on the test part, status, error of each part, the model if it was kept."""
+
+    __test__ = False  # pytest takes it for a test
+    error: float
+    status: str
+    errors: dict[str, float]
+    model: torch.nn.Module | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The record of one finished run, or of one that could not be made (`status` "unavailable" or "failed", with `reason`).
+    """The records of a cell, its search and its test, or of one that could not be made ("unavailable", "failed").
 
     Attributes:
         status: "complete", "diverged" (meta-testing did), "no_loss" (no candidate passed), "unavailable", "failed".
         test_metric: error on the test part, None unless complete.
-        data: all of record.json.
+        path: folder of the search.
+        data: the search's record, with what the test's record adds.
+        reason: why the status is not "complete".
     """
 
     cell: object
@@ -54,10 +74,36 @@ class Run:
     data: dict = field(default_factory=dict, repr=False)
     reason: str | None = None
 
+    @classmethod
+    def of(cls, cell, folder: Path, search: dict, test: dict | None) -> "Run":
+        """The run of a search's record and a test's; without a test, of a search that found no loss."""
+        test = test or {"status": search["status"], "reason": search["reason"], "seconds": {"test": 0.0}}
+        seconds = search["seconds"] | test["seconds"]
+        seconds["total"] = round(seconds.get("search", 0.0) + seconds["test"], 3)
+        data = search | dict.fromkeys((*METRICS, "metric")) | test
+        of_test = {name: value for name, value in test.get("config", {}).items() if name in TESTING}
+        data |= {"config": search["config"] | of_test, "seconds": seconds, "cell": asdict(cell)}
+        data |= {name: search[name] for name in ("started", "versions", "hardware", "commit") if name in search}
+        return cls(cell, test["status"], test.get("test_metric"), folder, data, test["reason"])
+
     @property
     def loss(self):
         """The loss found, as a module; None if there is none."""
         return loss_from_json(self.data["loss"]) if self.data.get("loss") else None
+
+    @property
+    def leaders(self) -> list[Leader]:
+        """The best distinct candidates of the search, each with expression, weights, fitness; the best first."""
+        kept = self.data.get("leaders") or []
+        return [Leader(loss_from_json(i["loss"]), i["fitness"], i["learning_rate"]) for i in kept]
+
+    @property
+    def tests(self) -> list[dict]:
+        """All tests of this search that have a record: dataset, model, start, steps, learning_rate, error, status, name."""
+        if self.path is None or not (self.path / "record.json").exists():
+            return []
+        search = read_record(self.path / "record.json")
+        return [_summary_of(name, test) for name, test in all_tests(self.path, search).items()]
 
     @property
     def history(self) -> pandas.DataFrame:
@@ -70,33 +116,84 @@ class Run:
         return self.data.get("seconds", {})
 
 
+def _summary_of(name: str, test: dict) -> dict:
+    cell = {key: test["cell"].get(key) for key in ("dataset", "model", "seed")}
+    return cell | {
+        "name": name,
+        "start": test["start"],
+        "steps": test["steps"],
+        "learning_rate": test["learning_rate"],
+        "error": test["test_metric"],
+        "status": test["status"],
+    }
+
+
 def results_dir(folder=None) -> Path:
     """Where records go: the argument, else the environment variable EVOMAL_RESULTS, else `results/runs/`."""
     return Path(folder or os.environ.get("EVOMAL_RESULTS") or ROOT / "results" / "runs")
 
 
 def folder_of(cell, folder=None) -> Path:
-    """The folder of a cell's record."""
+    """The folder of a cell's search."""
+    cell = cell.search
     parts = (cell.dataset, cell.model, cell.method, f"{cell.budget}-{cell.protocol}", f"seed{cell.seed}")
     return results_dir(folder).joinpath(*parts)
 
 
+def search_folder(cell, folder=None) -> Path:
+    """The folder of a cell's search, or where a record of schema 1 holds the same search under a name with test settings."""
+    own = folder_of(cell, folder)
+    if (own / "record.json").exists() or not own.parent.parent.is_dir():
+        return own
+    for other in sorted(own.parent.parent.glob(f"*/{own.name}/record.json")):
+        budget, _, protocol = other.parent.parent.name.rpartition("-")
+        with contextlib.suppress(ValueError):  # a folder that is not named like a cell
+            if replace(cell.search, budget=budget, protocol=protocol).search == cell.search:
+                return other.parent
+    return own
+
+
+def trial_checkpoint(folder: Path, cell) -> Path:
+    """The file from which a killed test goes on."""
+    return folder / "tests" / f".{cell.test}.safetensors"
+
+
 def identity(cell, config: Config) -> dict:
-    """What makes a run this run, as JSON has it."""
-    settings = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY}
-    return json.loads(json.dumps({"cell": asdict(cell), "config": settings}))
+    """What makes a search this search, as JSON has it."""
+    without = (*NOT_IDENTITY, *TESTING)
+    settings = {name: value for name, value in asdict(config).items() if name not in without}
+    return json.loads(json.dumps({"cell": asdict(cell.search), "config": settings}))
 
 
 def check_identity(path: Path, recorded: dict, cell, config: Config) -> None:
-    """Raise RecordError that says what differs, unless a record or checkpoint is of this cell and configuration.
+    """Raise RecordError that says what differs, unless a record or checkpoint is of this search.
 
-    A setting absent from an old record counts as its default.
+    A setting or a part of a cell's name that is absent from an old record counts as its default.
     """
-    own, old = identity(cell, config), identity(cell, Config())["config"] | recorded["config"]
-    differing = [f"{n} = {old[n]!r} instead of {value!r}" for n, value in own["config"].items() if old[n] != value]
-    differing += [f"unknown {n}" for n in old if n not in own["config"] and n not in NOT_IDENTITY]
-    if recorded["cell"] != own["cell"]:
-        differing = [f"cell {recorded['cell']} instead of {own['cell']}"]
+    own = identity(cell, config)
+    differing = _differing(own["config"], recorded["config"], (*NOT_IDENTITY, *TESTING))
+    if (old := type(cell)(**recorded["cell"]).search) != cell.search:
+        differing = [f"cell {old} instead of {cell.search}"]
+    _refuse(path, differing)
+
+
+def check_test_identity(path: Path, recorded: dict, cell, config: Config) -> None:
+    """The same for the record of a test, all of whose settings count."""
+    settings = json.loads(json.dumps(asdict(config)))
+    differing = _differing(settings, recorded["config"], NOT_IDENTITY)
+    if (old := type(cell)(**recorded["cell"])) != cell:
+        differing = [f"cell {old} instead of {cell}"]
+    _refuse(path, differing)
+
+
+def _differing(own: dict, recorded: dict, without: tuple[str, ...]) -> list[str]:
+    old = json.loads(json.dumps(asdict(Config()))) | recorded
+    known = [name for name in own if name not in without]
+    differing = [f"{name} = {old[name]!r} instead of {own[name]!r}" for name in known if old[name] != own[name]]
+    return differing + [f"unknown {name}" for name in recorded if name not in known and name not in without]
+
+
+def _refuse(path: Path, differing: list[str]) -> None:
     if differing:
         advice = "it is not overwritten: use another results_dir, or force=True to replace it"
         raise RecordError(f"{path} is of another run ({', '.join(differing)}); {advice}")
@@ -111,28 +208,158 @@ def reading(path: Path):
         raise RecordError(f"{path} is damaged ({error!r}); move it away to compute this run again") from None
 
 
-def read_run(folder: Path, cell_type) -> Run:
-    """The record in a folder. Raises RecordError if it is damaged or its loss is."""
-    with reading(path := folder / "record.json"):
-        data = files.read_json(path, SCHEMA)
-        cell, status, metric = cell_type(**data["cell"]), data["status"], data["test_metric"]
-        number = (int, float) if status == "complete" else type(None)
-        kinds = {"test_metric": number, "history": list, "seconds": dict, "config": dict}
+def read_record(path: Path) -> dict:
+    """The record of a search; one of schema 1 as it would be written today, with its test under "test".
+
+    Raises:
+        RecordError: it is damaged, or its loss is.
+    """
+    with reading(path):
+        data = files.read_json(path, (1, SCHEMA))
+        kinds = {"history": list, "seconds": dict, "config": dict, "cell": dict, "status": str}
         wrong = [name for name, kind in kinds.items() if not isinstance(data[name], kind)]
-        check_choice("status", status, STATUSES)
-        if wrong or isinstance(metric, bool) or not math.isfinite(metric or 0):
-            raise ValueError(f"status {status!r} with test metric {metric!r}; of another type: {wrong}")
-        if data.get("loss") is not None:
-            loss_from_json(data["loss"])
-    return Run(cell, status, metric, folder, data, data.get("reason"))
+        if data["schema"] == 1:
+            wrong += _wrong_metric(data)
+        check(not wrong, "the record's fields", "of their types", f"others in {', '.join(wrong)}")
+        data = from_schema_1(data) if data["schema"] == 1 else data
+        check_choice("status", data["status"], ("complete", "no_loss"))
+        check(isinstance(data["leaders"], list), "leaders", "a list", type(data["leaders"]).__name__)
+        for loss in [data["loss"], *(leader["loss"] for leader in data["leaders"])]:
+            if loss is not None:
+                loss_from_json(loss)
+        check((data["loss"] is None) == (data["status"] == "no_loss"), "loss", "there unless no_loss", data["status"])
+    return data
+
+
+def _wrong_metric(data: dict) -> list[str]:
+    """["test_metric"] if the record of a test lacks its error, or has one that its status does not go with."""
+    check_choice("status", data["status"], STATUSES)
+    metric, complete = data["test_metric"], data["status"] == "complete"
+    is_number = type(metric) in (int, float) and math.isfinite(metric)
+    return [] if is_number == complete and (complete or metric is None) else ["test_metric"]
+
+
+def from_schema_1(data: dict) -> dict:
+    """A record of schema 1, a search and one test in one, as schema 2 has them: the search, and in it `test`.
+
+    No number changes. Schema 1 kept one leader, the loss, and tested from fresh initial weights.
+    """
+    cell, config, found = data["cell"], data["config"], data.get("loss")
+    tuned, seconds = cell["method"] == "tuned", data["seconds"]
+    of_test = (*METRICS, "metric")
+    search = {name: value for name, value in data.items() if name not in of_test}
+    rate = data["learning_rate"] if tuned and found else None
+    leader = {"fitness": data["fitness"], "learning_rate": rate, "loss": found}
+    search |= {
+        "schema": SCHEMA,
+        "status": "complete" if found else "no_loss",
+        "reason": None if found else data["reason"],
+        "learning_rate": rate,
+        "leaders": [leader] if found else [],
+        "seconds": {name: value for name, value in seconds.items() if name not in ("test", "total")},
+        "plain": False,
+    }
+    facts = {name: data.get(name) for name in ("started", "versions", "hardware", "commit")}
+    test = {"schema": SCHEMA, "cell": cell, "config": config, "status": data["status"], "reason": data["reason"]}
+    test |= {name: data[name] for name in of_test} | {"start": "fresh", "steps": config["test_steps"]}
+    test |= {"milestones": config["test_milestones"], "learning_rate": data["learning_rate"]}
+    test |= {"search": {"cell": cell, "loss": digest_of(found)}, "seconds": {"test": seconds["test"]}, **facts}
+    return search | {"test": test if found else None}
+
+
+def digest_of(loss: dict | None) -> str:
+    """What names a loss: a digest of its JSON."""
+    text = json.dumps({k: v for k, v in (loss or {}).items() if k != "schema"}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def read_search(folder: Path, cell) -> dict | None:
+    """The record of a cell's search; None if there is none. Raises RecordError if it is damaged or of another run."""
+    if not (path := folder / "record.json").exists():
+        return None
+    data = read_record(path)
+    check_identity(path, data, cell, Config.for_cell(cell.search))
+    return data
+
+
+def all_tests(folder: Path, search: dict, damaged: list[str] | None = None) -> dict[str, dict]:
+    """name -> record of a test of this search; tests of a search that was replaced are left out.
+
+    Args:
+        damaged: takes messages about damaged records, which are left out; without it they raise RecordError.
+    """
+    tests = {"fresh": search["test"]} if search.get("test") else {}
+    for path in sorted(folder.glob("tests/[!.]*.json")):
+        try:
+            with reading(path):
+                data = files.read_json(path, SCHEMA)
+                wrong = _wrong_metric(data)
+                check(not wrong, "the error of the test", "a finite number if it is complete, else null", data["test_metric"])
+                known = all(isinstance(data[name], dict) for name in ("cell", "config", "search", "seconds"))
+                check(known, "cell, config, search and seconds", "objects", "something else")
+        except RecordError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
+            continue
+        if data["search"]["loss"] == digest_of(search["loss"]):
+            tests[path.stem] = data
+    return tests
+
+
+def read_test(folder: Path, search: dict, cell) -> dict | None:
+    """The record of a cell's test; None if there is none. Raises RecordError if it is damaged or of another run."""
+    config = Config.for_cell(cell)
+    old = search.get("test")
+    if old and not _differing(json.loads(json.dumps(asdict(config))), old["config"], NOT_IDENTITY):
+        if type(cell)(**old["cell"]) == cell:
+            return old
+    data = all_tests(folder, search).get(cell.test) if (folder / "tests" / f"{cell.test}.json").exists() else None
+    if data:
+        check_test_identity(folder / "tests" / f"{cell.test}.json", data, cell, config)
+    return data
+
+
+def write_search(folder: Path, record: dict) -> None:
+    """Write the record of a search, its history and its loss."""
+    write_history(folder, record["history"])
+    if record["loss"] is None:
+        (folder / "loss.json").unlink(missing_ok=True)  # of the record that this one replaces
+    else:
+        files.write_json(folder / "loss.json", record["loss"])
+    files.write_json(folder / "record.json", record)
+
+
+def replace_search(folder: Path, record: dict) -> None:
+    """Write the record of a search over that of another, whose tests go."""
+    write_search(folder, record)
+    for path in folder.glob("tests/*.json"):
+        path.unlink()
+
+
+def write_test(folder: Path, cell, record: dict) -> None:
+    """Write the record of a test."""
+    files.write_json(folder / "tests" / f"{cell.test}.json", record)
+
+
+def write_history(folder: Path, history: list[dict]) -> None:
+    """Write history.csv, unless there is no generation."""
+    if history:
+        files.write_text(folder / "history.csv", pandas.DataFrame(history).to_csv(index=False))
 
 
 def read_runs(folder, cell_type) -> tuple[list[Run], list[str]]:
-    """(all records below a folder, what was wrong with those left out)."""
+    """(a run for each test below a folder, and for each search without a loss; what was wrong with those left out)."""
     runs, damaged = [], []
     for path in sorted(Path(folder).glob("*/*/*/*/seed*/record.json")):
         try:
-            runs.append(read_run(path.parent, cell_type))
+            search = read_record(path)
+            with reading(path):
+                cell = cell_type(**search["cell"])
+                if search["loss"] is None:
+                    runs.append(Run.of(cell, path.parent, search, None))
+                for test in all_tests(path.parent, search, damaged).values():
+                    runs.append(Run.of(cell_type(**test["cell"]), path.parent, search, test))
         except RecordError as error:
             damaged.append(str(error))
     return runs, damaged

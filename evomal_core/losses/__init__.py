@@ -1,7 +1,7 @@
 """What a loss is: Table I, expression trees, the meta-loss network, its rivals; losses in files."""
 
 from .. import files
-from ..config import check
+from ..checks import check
 from .elementwise import MAX_FILE_BYTES, SCHEMA
 from .handcrafted import CrossEntropy, SquaredError
 from .meta_network import MetaLoss

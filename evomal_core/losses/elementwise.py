@@ -1,83 +1,32 @@
-"""How a loss meets a batch: the calling convention of every learned loss, and the two derivatives that training needs.
+"""How a loss meets a batch: the calling convention of every learned loss.
 
-`Elements` is what a loss sees of a batch (classification applies M to softmax outputs and one-hot labels, sums over
-the classes and averages over the batch; regression averages). `Derivatives` of several losses on it serve base training and
-loss optimisation; they work for any `nn.Module` called as `loss(prediction, target)`, by autograd, and go through the tape
-for `MetaLoss`.
+Classification applies M to softmax outputs and one-hot labels, sums over the classes and averages over the batch;
+regression averages M over all elements (METHOD: section III-A; the reductions are the released code's [R]).
 """
 
 import math
-from collections.abc import Sequence
-from functools import cached_property
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from .. import files
-from ..config import check, check_choice
+from ..checks import check, check_choice
 
 SCHEMA, MAX_FILE_BYTES = 1, 4_000_000  # of loss files
 
 
-class Elements:
-    """Raw outputs `prediction` and `target` (class indices (B,), or (B, C) for regression), as a loss sees them.
+def check_target(prediction: torch.Tensor, target: torch.Tensor) -> None:
+    """Raise ValueError for a target that would broadcast.
 
-    Built once a step and shared by all losses of a lockstep, or `prediction` is (K, B, C), one for each of K losses. `f`
-    ((K,) C, B) and `y` (C, B) are arrays of namespace `xp`, with the instances last: a softmax over few classes that lie
-    side by side in memory takes 20 times as long.
+    Args:
+        prediction: raw outputs (B, C), or (K, B, C) for K losses.
+        target: class indices (B,), or values (B, C).
     """
-
-    def __init__(self, prediction: torch.Tensor, target: torch.Tensor):
-        self.prediction, self.target = prediction.detach(), target
-        self.classification = not target.is_floating_point()
-        self.several = prediction.ndim > 2
-        self.xp = np if prediction.device.type == "cpu" else torch
-        self.instances = len(target) if self.classification else target.numel()
-        if target.shape != prediction.shape[-2 : -1 if self.classification else None]:  # it would broadcast
-            shapes = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
-            raise ValueError(f"outputs and target must be (B, C) and (B,) of classes or (B, C) of values, got {shapes}")
-
-    def array(self, tensor: torch.Tensor):
-        """The tensor as the library `xp` has it, without a copy."""
-        return tensor.detach().numpy() if self.xp is np else tensor.detach()
-
-    @cached_property
-    def _f(self) -> torch.Tensor:
-        z = self.prediction.mT.contiguous()
-        return torch.softmax(z, -2) if self.classification else z
-
-    @cached_property
-    def f(self):
-        return self.array(self._f)
-
-    @cached_property
-    def y(self):
-        if not self.classification:
-            return self.array(self.target.mT)
-        unit = torch.eye(self.prediction.shape[-1], dtype=self.prediction.dtype, device=self.prediction.device)
-        return self.array(unit.index_select(1, self.target.long()))
-
-    @cached_property
-    def ones(self):
-        """(C B,), with which a product is a sum."""
-        return self.xp.ones_like(self.y).reshape(-1)
-
-    def of(self, k: int) -> "Elements":
-        """What the k-th loss sees."""
-        return Elements(self.prediction[k], self.target) if self.several else self
-
-    def pull(self, m) -> torch.Tensor:
-        """S m / B: the gradient on the raw outputs from m = dM/df, with S the softmax Jacobian; both (…, C, B).
-
-        S is symmetric, so this also takes a direction on the raw outputs to one of f, over B.
-        """
-        m = torch.as_tensor(m)
-        if self.classification:
-            m, f = torch.broadcast_tensors(m, self._f)
-            m = torch.ops.aten._softmax_backward_data(m, f, -2, m.dtype)
-        return m * (1 / self.instances)
+    want = prediction.shape[-2:] if target.is_floating_point() else prediction.shape[-2:-1]
+    if target.shape != want:
+        shapes = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"outputs and target must be (B, C) and (B,) of classes or (B, C) of values, got {shapes}")
 
 
 class ElementwiseLoss(nn.Module):
@@ -125,10 +74,10 @@ class ElementwiseLoss(nn.Module):
             value = self.elementwise(target.to(prediction.dtype), prediction)  # (B, 1)
         return value if self.reduction == "none" else getattr(value, self.reduction)()
 
-    def check_kind(self, elements: Elements) -> None:
+    def check_kind(self, target: torch.Tensor) -> None:
         """Raise ValueError if the loss is of regression and the labels are classes, or the other way round."""
-        if self.classification != elements.classification:
-            kind = "class indices" if elements.classification else "values"
+        if self.classification == target.is_floating_point():
+            kind = "values" if target.is_floating_point() else "class indices"
             raise ValueError(f"a loss with classification={self.classification} was given {kind} as target")
 
     def check(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
@@ -167,114 +116,3 @@ class ElementwiseLoss(nn.Module):
     def save(self, path) -> None:
         """Write the loss as JSON (no pickle); `load_loss` reads it."""
         files.write_json(path, {"schema": SCHEMA, **self.to_json()})
-
-
-def taped(loss: nn.Module) -> bool:
-    """Does the loss take its derivatives from the tape?"""
-    return hasattr(loss, "tape") and loss.reduction == "mean"
-
-
-def _squared_error(loss: nn.MSELoss, e: Elements) -> torch.Tensor:
-    return (e.prediction - e.target) * (2 / e.instances)
-
-
-def _cross_entropy(loss: nn.CrossEntropyLoss, e: Elements) -> torch.Tensor:
-    return torch.as_tensor((e.f - e.y) * (1 / e.instances)).mT
-
-
-def closed_form(loss):
-    """`gradient` written out, of PyTorch's two task losses and where a loss has its own; None for any other."""
-    forward = getattr(type(loss), "forward", None)  # of a plain function there is none
-    if hasattr(loss, "closed_form") and not loss.non_negative and loss.reduction == "mean":
-        return type(loss).closed_form
-    if forward is nn.MSELoss.forward and loss.reduction == "mean":
-        return _squared_error
-    if forward is nn.CrossEntropyLoss.forward and loss.reduction == "mean" and not loss.label_smoothing:
-        return _cross_entropy if loss.weight is None and loss.ignore_index < 0 else None
-    return None
-
-
-def gradient(loss: nn.Module, elements: Elements) -> torch.Tensor:
-    """dL/dz of one loss, of the prediction's shape; on several predictions each is taken alone."""
-    if closed := closed_form(loss):
-        return closed(loss, elements)
-    if elements.several:
-        return torch.stack([gradient(loss, elements.of(k)) for k in range(len(elements.prediction))])
-    return Derivatives([loss], elements).v[0]
-
-
-def _without_tape(loss: nn.Module, elements: Elements) -> tuple[torch.Tensor, torch.Tensor]:
-    """(value (), dL/dz (B, C)) of one loss, in closed form or by autograd."""
-    if closed := closed_form(loss):
-        with torch.no_grad():
-            return loss(elements.prediction, elements.target), closed(loss, elements)
-    with torch.enable_grad():
-        z = elements.prediction.detach().requires_grad_()
-        value = loss(z, elements.target)
-        return value.detach(), torch.autograd.grad(value, z)[0]
-
-
-class Derivatives:
-    """What training needs of K losses on one batch. What is not elementwise, the softmax's Jacobian, is done for all at once.
-
-    Args:
-        order: 2 if `mixed` is to follow.
-
-    Attributes:
-        v: dL_k/dz, (K, B, C) (eq. 5 without the base model).
-    """
-
-    def __init__(self, losses: Sequence[nn.Module], elements: Elements, order: int = 1):
-        self.losses, self.elements = losses, elements
-        instances, outputs = elements.prediction.shape[-2:]
-        v = elements.prediction.new_empty((len(losses), outputs, instances))
-        m = elements.array(v).reshape(len(losses), -1)
-        with np.errstate(all="ignore"):  # a non-finite loss is counted by who trains under it
-            self.tapes = [loss.tape(elements, order, k) if taped(loss) else None for k, loss in enumerate(losses)]
-            for k, t in enumerate(self.tapes):
-                if t:
-                    m[k] = t.derivative
-        self.v = (elements.pull(v) if any(self.tapes) else v).mT
-        self._known: dict[int, torch.Tensor] = {}  # values of losses without tape
-        for k, t in enumerate(self.tapes):
-            if not t:
-                self._known[k], self.v[k] = _without_tape(losses[k], elements.of(k))
-
-    def values(self) -> torch.Tensor:
-        """The losses, (K,)."""
-        values, e = self.v.new_empty(len(self.losses)), self.elements
-        array = e.array(values)
-        with np.errstate(all="ignore"):
-            for k, t in enumerate(self.tapes):
-                if t:
-                    array[k] = t.value.dot(e.ones) / e.instances
-                else:
-                    values[k] = self._known[k]
-        return values
-
-    def mixed(self, u: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
-        """d<dL_k/dz, u_k>/dphi_k, one tensor a parameter of each loss; `u` (K, B, C) are directions on the raw outputs
-        (eq. 9 with the base model taken out)."""
-        pulled = self.elements.array(self.elements.pull(u.mT.contiguous())).reshape(len(u), -1)
-        with np.errstate(all="ignore"):
-            parts = [g for k, t in enumerate(self.tapes) if t for g in t.gradient(pulled[k])]
-        if self.elements.xp is np:
-            flat = torch.from_numpy(np.array(parts, pulled.dtype))
-        else:
-            parts = [g if isinstance(g, torch.Tensor) else u.new_full((), g) for g in parts]
-            flat = torch.stack(parts) if parts else u.new_empty(0)
-        each = iter(flat.split([len(loss.weights) for loss, t in zip(self.losses, self.tapes, strict=True) if t]))
-        return [
-            (next(each).to(loss.weights.dtype),) if t else _mixed_by_autograd(loss, self.elements.of(k), u[k])
-            for k, (loss, t) in enumerate(zip(self.losses, self.tapes, strict=True))
-        ]
-
-
-def _mixed_by_autograd(loss: nn.Module, elements: Elements, u: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    phi = tuple(loss.parameters())
-    with torch.enable_grad():
-        z = elements.prediction.detach().requires_grad_()
-        (v,) = torch.autograd.grad(loss(z, elements.target), z, create_graph=True)
-        if not v.requires_grad:
-            return tuple(torch.zeros_like(p) for p in phi)
-        return torch.autograd.grad((v * u).sum(), phi, materialize_grads=True)

@@ -2,10 +2,10 @@
 
 import torch
 
-from ..config import check_choice
-from . import export, tape
+from ..checks import check_choice
+from . import export
 from . import expression as trees
-from .elementwise import Elements, ElementwiseLoss
+from .elementwise import ElementwiseLoss
 from .primitives import PRIMITIVES, softplus
 
 
@@ -48,7 +48,6 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
         self.tree = tree
         self.protection = check_choice("protection", protection, PRIMITIVES)
         self._names, self._children = names, trees.children(tree)
-        self._key = str(tree), protection, non_negative
 
     @classmethod
     def from_expression(cls, text: str, weights=None, **options) -> "MetaLoss":
@@ -65,14 +64,6 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
                 values[i] = operator.value(torch, *(values[c] * weights[c - 1] for c in arguments))
         value = values[0].to(f.dtype)
         return next(softplus(torch, value)) if self.non_negative else value
-
-    def tape(self, e: Elements, order: int = 2, k: int = 0) -> tape.Tape:
-        """The loss's dual evaluation on a batch, on the k-th of several predictions; `order=1` for no more than dM/df."""
-        self.check_kind(e)
-        f = e.f[k] if e.several else e.f
-        weights = e.array(self.weights.to(e.prediction.dtype))
-        listed = tape.program(*self._key, order, e.xp, f.dtype)
-        return tape.Tape(listed, weights, e.y.reshape(-1), f.reshape(-1), e.ones)
 
     @property
     def expression(self) -> str:

@@ -5,8 +5,8 @@ import sympy
 import torch
 from torch import nn
 
-from ..config import check_choice
-from .elementwise import Elements, ElementwiseLoss
+from ..checks import check_choice
+from .elementwise import ElementwiseLoss
 from .export import Displayed, F, Y
 
 PARAMETERS = 8
@@ -42,17 +42,17 @@ class TaylorLoss(Displayed, ElementwiseLoss):
         value = self._polynomial(self.weights, y, f)
         return nn.functional.softplus(value) if self.non_negative else value
 
-    def closed_form(self, e: Elements) -> torch.Tensor:
-        """dL/dz of a batch without autograd, for the mean without softplus."""
-        self.check_kind(e)
+    def closed_form(self, e) -> torch.Tensor:
+        """dL/dz (B, C) without autograd, for the mean without softplus; `e` is `fast.derivatives.LossInputs`."""
+        self.check_kind(e.target)
         t = list(e.array(self.weights.to(e.prediction.dtype)))
         y, f = e.y, e.f
         with np.errstate(all="ignore"):
             if self.roles == "prediction":
                 a, b = f - t[1], y - t[0]
-                return e.pull(t[2] + t[3] * a + t[4] / 2 * a * a + t[5] * b + t[6] * b * a + t[7] / 2 * b * b).mT
+                return e.softmax_vjp(t[2] + t[3] * a + t[4] / 2 * a * a + t[5] * b + t[6] * b * a + t[7] / 2 * b * b).mT
             a, b = y - t[1], f - t[0]
-            return e.pull(t[5] * a + t[6] / 2 * a * a + t[7] * b * (a if self.last_term == "t1" else y - t[0])).mT
+            return e.softmax_vjp(t[5] * a + t[6] / 2 * a * a + t[7] * b * (a if self.last_term == "t1" else y - t[0])).mT
 
     def to_sympy(self, weights: bool = True, digits: int | None = None) -> sympy.Expr:
         """The polynomial in `y`, `f`; with `weights=False` its parameters stay symbols."""

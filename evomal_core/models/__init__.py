@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from ..config import MODELS, check_choice
+from ..checks import check_choice
+from ..registry import MODELS
 from ..tasks.task import Task
 from .allcnnc import allcnnc
 from .initialisation import initialise
@@ -15,7 +16,7 @@ from .resnet18 import resnet18
 __all__ = ["build_model", "initialise"]
 
 # name -> function of (input_shape, outputs); the model's attribute `initialisation` draws its weights
-BUILDERS = {build.__name__: build for build in (mlp, logistic, lenet5, allcnnc, resnet18)}
+MODELS.update({build.__name__: build for build in (mlp, logistic, lenet5, allcnnc, resnet18)})
 
 
 def build_model(name: str, task: Task) -> nn.Module:
@@ -25,13 +26,10 @@ def build_model(name: str, task: Task) -> nn.Module:
 
     Raises:
         ValueError: an unknown name, or a model that does not take such inputs.
-        NotImplementedError: a model of the paper that this version cannot build yet.
     """
     check_choice("model", name, MODELS)
-    if name not in BUILDERS:
-        raise NotImplementedError(f"model {name!r} cannot be built yet; this version builds {', '.join(BUILDERS)}")
     with torch.random.fork_rng(devices=[]):  # the layers' constructors draw weights, too
-        model = BUILDERS[name](task.input_shape, task.outputs)
+        model = MODELS[name](task.input_shape, task.outputs)
     model = model.to(device=task.device, dtype=task.dtype)
     initialise(model, torch.Generator().manual_seed(0))
     return model

@@ -1,19 +1,36 @@
 """TaylorGLO (section IV-A): CMA-ES, from DEAP, over a Taylor loss's parameters; fitness as in Algorithm 2, no filters."""
 
-import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from deap import cma
+from torch import nn
 
 from .. import streams
 from ..config import Config
 from ..losses.taylor import PARAMETERS, TaylorLoss
-from ..training import base
-from .evaluate import Evaluator, Individual
-from .genetic import SearchState, tell
+from ..training.problem import Problem
+from ..training.trial import fitness
+from .state import Leader, Point, Result, SearchState, candidate_from_json, evaluated, tell
 
 SIGMA = 1.2  # initial step size [R]; the search starts at 0
+
+
+@dataclass
+class CmaState(SearchState):
+    """`strategy` is what DEAP's strategy goes on from, `leaders` are the best points so far."""
+
+    strategy: dict | None = None
+    leaders: list[Point] = field(default_factory=list)
+    candidate: ClassVar[type] = Point
+
+    @classmethod
+    def fields_from_json(cls, data: dict) -> dict:
+        leaders = [candidate_from_json(Point, point) for point in data.get("leaders", [])]
+        return super().fields_from_json(data) | {"strategy": data["strategy"], "leaders": leaders}
 
 
 class _Point(list):
@@ -22,10 +39,9 @@ class _Point(list):
     fitness: float
 
 
-def _strategy(state: SearchState, config: Config) -> cma.Strategy:
-    """The strategy as `state` holds it, or a new one."""
-    kept = state.strategy or {"centroid": [0.0] * PARAMETERS, "sigma": SIGMA}
-    options = {"lambda_": config.population} | ({"cmatrix": np.array(kept["C"])} if "C" in kept else {})
+def _strategy(kept: dict, population: int) -> cma.Strategy:
+    """The strategy as a state holds it; only centroid and sigma of a new one are there."""
+    options = {"lambda_": population} | ({"cmatrix": np.array(kept["C"])} if "C" in kept else {})
     strategy = cma.Strategy(kept["centroid"], kept["sigma"], **options)
     for name in ("pc", "ps"):
         if name in kept:
@@ -34,29 +50,58 @@ def _strategy(state: SearchState, config: Config) -> cma.Strategy:
     return strategy
 
 
-def step(state: SearchState, evaluator: Evaluator) -> None:
-    """One generation of CMA-ES: ask, evaluate, tell."""
-    config, task = evaluator.config, evaluator.problems[0][0]
-    strategy = _strategy(state, config)
-    with streams.global_generators(streams.integer(evaluator.seed, "cma-es", state.generation)):
-        points = strategy.generate(_Point)
+def step(
+    state: CmaState,
+    begin: dict,
+    make: Callable[[Sequence[float]], nn.Module],
+    problems: Sequence[Problem],
+    config: Config,
+    seed: int,
+) -> tuple[list[Point], dict[str, float]]:
+    """One generation of CMA-ES: ask, evaluate, tell the strategy.
+
+    Args:
+        begin: centroid and sigma of a new strategy.
+        make: the loss of a point.
+
+    Returns:
+        (evaluated points, seconds by phase); `state.strategy` and `state.leaders` are updated.
+    """
+    strategy = _strategy(state.strategy or begin, config.population)
+    with streams.global_generators(streams.integer(seed, "cma-es", state.generation)):
+        asked = strategy.generate(_Point)
     start = time.perf_counter()
-    losses = [taylor(point, config, task) for point in points]
-    values = base.fitness(losses, evaluator.problems, config, evaluator.seed)
+    values = fitness([make(point) for point in asked], problems, config, seed)
     seconds = {"fitness": time.perf_counter() - start}
-    individuals = []
-    for point, value in zip(points, values, strict=True):
+    for point, value in zip(asked, values, strict=True):
         point.fitness = -value
-        outcome = "evaluated" if math.isfinite(value) else "non_finite"
-        individuals.append(Individual("taylor", tuple(map(float, point)), value, outcome))
-    strategy.update(points)
+    points = [Point(tuple(map(float, p)), v, evaluated(v)) for p, v in zip(asked, values, strict=True)]
+    strategy.update(asked)
     state.strategy = {name: getattr(strategy, name).tolist() for name in ("centroid", "C", "pc", "ps")}
     state.strategy |= {"sigma": float(strategy.sigma), "update_count": strategy.update_count}
-    tell(state, individuals, [i.outcome for i in individuals], seconds, config)
+    finite = [point for point in points if point.outcome == "evaluated"]
+    state.leaders = sorted([*state.leaders, *finite], key=lambda point: point.fitness)[: config.leaders]
+    return points, seconds
+
+
+def search(problems, config, seed, state: CmaState, on_generation) -> Result:
+    """The Taylor loss of the best point; no loss if all diverged."""
+    if config.population < 2:
+        raise ValueError(f"Config.population of CMA-ES must be at least 2, got {config.population}")
+    task = problems[0].task
+    begin = {"centroid": [0.0] * PARAMETERS, "sigma": SIGMA}
+    while state.generation < config.generations:
+        make = lambda point: taylor(point, config, task)  # noqa: E731
+        points, seconds = step(state, begin, make, problems, config, seed)
+        tell(state, points, [point.outcome for point in points], seconds, config)
+        on_generation(state)
+    leaders = tuple(Leader(taylor(point.weights, config, task), point.fitness) for point in state.leaders)
+    best = taylor(state.best.weights, config, task) if state.best else None
+    return Result(best, None, leaders, state)
 
 
 def taylor(point, config: Config, task) -> TaylorLoss:
-    """The Taylor loss of a point under a run's settings."""
+    """The Taylor loss of a point under a search's settings."""
     return TaylorLoss(
         np.asarray(point, dtype=config.dtype),
         classification=task.classification,

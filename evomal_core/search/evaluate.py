@@ -15,39 +15,11 @@ from .. import streams
 from ..config import Config
 from ..losses import expression
 from ..losses.meta_network import MetaLoss
-from ..training import base, unroll
-from ..training.base import Problem
+from ..training import unroll
+from ..training.problem import Problem
+from ..training.trial import fitness
 from . import filters
-
-# How a member of a population came by its fitness
-OUTCOMES = ("elite", "symbolic", "rejected", "equivalent", "evaluated", "non_finite")
-PHASES = ("optimise", "filter", "fitness")
-
-
-@dataclass(frozen=True)
-class Individual:
-    """A candidate with its fitness (lower is better, inf is worst), its loss weights, and how it came by them."""
-
-    expression: str
-    weights: tuple[float, ...]
-    fitness: float
-    outcome: str
-
-    @property
-    def merit(self) -> float:
-        """What DEAP's tournaments maximise."""
-        return -self.fitness
-
-    def __len__(self) -> int:  # what DEAP's double tournament minimises
-        return 1 + len(self.weights)
-
-    @classmethod
-    def from_json(cls, data: dict) -> "Individual":
-        """From its fields, None for a number that is not finite."""
-        fitness = math.inf if data["fitness"] is None else data["fitness"]
-        weights = tuple(math.nan if w is None else w for w in data["weights"])
-        return cls(data["expression"], weights, fitness, data["outcome"])
-
+from .state import PHASES, Individual, evaluated
 
 @dataclass
 class Memory:
@@ -72,11 +44,12 @@ class Evaluator:
     learn_weights: bool = True
 
     def __post_init__(self):
+        self.problems = [Problem.of(problem) for problem in self.problems]
         self.probe = filters.Probe.of(self.problems[0], self.config, self.seed)
 
     def compile(self, tree: str, weights) -> MetaLoss:
         """The loss of an expression under this run's settings."""
-        task, config = self.problems[0][0], self.config
+        task, config = self.problems[0].task, self.config
         dtype = getattr(torch, config.dtype)
         weights = torch.as_tensor(weights, dtype=dtype)
         return MetaLoss(tree, weights, task.classification, config.non_negative, config.protection).to(task.device)
@@ -141,9 +114,9 @@ class Evaluator:
                     representatives[key] = tree
 
         with _timed(seconds, "fitness"):
-            values = base.fitness(list(waiting.values()), self.problems, config, self.seed)
+            values = fitness(list(waiting.values()), self.problems, config, self.seed)
             for tree, value in zip(list(waiting), values, strict=True):
-                settle(tree, *((value, "evaluated") if math.isfinite(value) else (math.inf, "non_finite")))
+                settle(tree, value, evaluated(value))
         memory.gradients |= {key: settled[tree][0] for key, tree in representatives.items()}
         settled |= {tree: (memory.gradients[key], "equivalent") for tree, key in equivalents.items()}
         return {tree: Individual(tree, tuple(losses[tree].weights.tolist()), *settled[tree]) for tree in losses}

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import streams
 from ..config import Config
-from ..losses.elementwise import Derivatives, Elements, gradient
-from ..models import initialise
-from ..training.base import Problem, has_random_layers
+from ..training.output_gradients import output_gradients
+from ..training.problem import Problem
+from ..training.random_layers import seeded
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,11 @@ class Probe:
     @classmethod
     def of(cls, problem: Problem, config: Config, seed: int) -> "Probe":
         """The first min(100, n) training instances [R], through a fresh network in training mode."""
-        task, model = problem
-        x, y = (part[: config.rejection_batch] for part in task.train)
-        initialise(model, streams.torch_generator(seed, "filter"))
-        model.train()
-        layer_seed = streams.integer(seed, "filter", 0) if has_random_layers(model) else None
-        with torch.no_grad(), streams.layer_generator(layer_seed, x.device):
-            prediction = model(x)
-        return cls(prediction.clone(), y, task.metric)
+        x, y = (part[: config.rejection_batch] for part in problem.task.train)
+        problem.initialise(seed, "filter")
+        with torch.no_grad(), seeded(problem.layer_seed(seed, "filter", 0), x.device):
+            prediction = problem.model.train()(x)
+        return cls(prediction.clone(), y, problem.task.metric)
 
 
 def improvement(losses: Sequence[nn.Module], probe: Probe, config: Config) -> list[float]:
@@ -47,14 +43,12 @@ def improvement(losses: Sequence[nn.Module], probe: Probe, config: Config) -> li
     """
     if not losses:
         return []
-    in_memory = probe.prediction.mT.repeat(len(losses), 1, 1)  # (K, C, B), as `Elements` likes it
+    in_memory = probe.prediction.mT.repeat(len(losses), 1, 1)  # (K, C, B), as `LossInputs` likes it
     outputs = in_memory.mT
     adam = torch.optim.Adam([in_memory], lr=config.base_learning_rate, fused=True)
-    labels = Elements(probe.prediction, probe.target).y
+    gradients = output_gradients(probe.target)
     for _ in range(config.rejection_steps):
-        elements = Elements(outputs, probe.target)
-        elements.y = labels  # one-hot once, not once a step
-        in_memory.grad = Derivatives(losses, elements).v.mT.contiguous()
+        in_memory.grad = gradients(losses, outputs).mT.contiguous()
         adam.step()
     before = probe.metric(probe.prediction, probe.target)
     gains = []
@@ -69,8 +63,8 @@ def gradient_key(loss: nn.Module, probe: Probe, digits: int) -> str | None:
 
     None if a norm is not finite: such a loss equals no other.
     """
-    elements = Elements(probe.prediction, probe.target)
-    norms = torch.linalg.vector_norm(gradient(loss, elements).flatten(1), dim=1) * elements.instances  # (B,)
+    (gradient,) = output_gradients(probe.target)([loss], probe.prediction)  # (B, C)
+    norms = torch.linalg.vector_norm(gradient.flatten(1), dim=1) * len(gradient)  # (B,)
     if not norms.isfinite().all():
         return None
     return " ".join(np.char.mod(f"%.{digits - 1}e", norms.cpu().numpy().astype(np.float64)))

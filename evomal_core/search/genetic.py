@@ -4,56 +4,44 @@ Proposing is separate from evaluating: `ask` gives the next population, an `Eval
 whole state is one `SearchState`, which can be saved, compared, and goes on where it was.
 """
 
-import math
 import random
-import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import ClassVar
 
 from deap import tools
 
 from .. import files, streams
 from ..config import Config
 from ..losses import expression
-from .evaluate import OUTCOMES, PHASES, Evaluator, Individual, Memory
+from .evaluate import Evaluator, Memory
+from .state import Individual, Leader, Result, SearchState, candidate_from_json, number, tell
 
 
 @dataclass
-class SearchState:
-    """Everything a search needs to go on, after `generation` evaluated generations."""
+class GeneticState(SearchState):
+    """The state of a genetic search: the last population, and what is remembered of all candidates."""
 
-    generation: int = 0
     population: list[Individual] = field(default_factory=list)
-    best: Individual | None = None
-    best_fitness: float = math.inf  # of `best`, except under the released code's stale variable
     memory: Memory = field(default_factory=Memory)
-    history: list[dict] = field(default_factory=list)  # one row a generation
-    strategy: dict | None = None  # of CMA-ES, for TaylorGLO
-    method: str = ""  # this and `seed`: of whose search it is; empty of none yet
-    seed: int = 0
+    candidate: ClassVar[type] = Individual
 
     def to_json(self) -> dict:
-        """Strict JSON; a non-finite number is null."""
         data = asdict(self)
         memory = data.pop("memory")
         return files.strict(data | {"archive": list(memory["archive"].values()), "gradients": memory["gradients"]})
 
     @classmethod
-    def from_json(cls, data: dict) -> "SearchState":
-        archive = {i["expression"]: Individual.from_json(i) for i in data["archive"]}
-        gradients = {key: math.inf if value is None else value for key, value in data["gradients"].items()}
-        known = {n: data[n] for n in ("method", "seed", "generation", "history", "strategy") if n in data}
-        known |= {
-            "population": [Individual.from_json(i) for i in data["population"]],
-            "best": data["best"] and Individual.from_json(data["best"]),
-            "best_fitness": math.inf if data["best_fitness"] is None else data["best_fitness"],
-            "memory": Memory(archive, gradients),
-        }
-        return cls(**known)
+    def fields_from_json(cls, data: dict) -> dict:
+        archive = [candidate_from_json(Individual, i) for i in data["archive"]]
+        gradients = {key: number(value) for key, value in data["gradients"].items()}
+        own = {"population": [candidate_from_json(Individual, i) for i in data["population"]]}
+        own["memory"] = Memory({i.expression: i for i in archive}, gradients)
+        return super().fields_from_json(data) | own
 
 
-def ask(state: SearchState, config: Config, seed: int, fresh: bool = False) -> list[str | Individual]:
+def ask(state: GeneticState, config: Config, seed: int, fresh: bool = False) -> list[str | Individual]:
     """The next population: expressions to be evaluated, and individuals that keep their fitness and weights.
 
     Generation 0 is random (ramped half-and-half); with `fresh` every generation is, which is the control `random`.
@@ -97,34 +85,34 @@ def select(population: list[Individual], config: Config) -> Individual:
     return choose(population, 1, config.tournament_size, fit_attr="merit")[0]
 
 
-def tell(
-    state: SearchState, individuals: list[Individual], outcomes: list[str], seconds: Mapping[str, float], config: Config
-) -> None:
-    """Take an evaluated population into the state, with its row of the history; arguments as from `Evaluator.evaluate`."""
-    latest = math.inf  # fitness that was computed, not copied or looked up
-    for individual, outcome in zip(individuals, outcomes, strict=True):
-        if outcome not in ("elite", "symbolic"):
-            latest = individual.fitness
-        if individual.fitness < state.best_fitness:  # never true of NaN or inf
-            state.best = individual
-            state.best_fitness = latest if config.stale_best else individual.fitness
-    finite = [i.fitness for i in individuals if math.isfinite(i.fitness)]
-    state.history.append(
-        {
-            "generation": state.generation,
-            "best_so_far": files.finite(state.best_fitness),
-            "best": min(finite, default=None),
-            "median": statistics.median(finite) if finite else None,
-            "mean_size": statistics.fmean(map(len, individuals)) if individuals else None,
-            **{outcome: outcomes.count(outcome) for outcome in OUTCOMES},
-            **{f"seconds_{phase}": round(seconds.get(phase, 0.0), 4) for phase in PHASES},
-        }
-    )
-    state.population = individuals
-    state.generation += 1
-
-
-def step(state: SearchState, evaluator: Evaluator, fresh: bool = False) -> None:
+def step(state: GeneticState, evaluator: Evaluator, fresh: bool = False) -> None:
     """One generation: ask, evaluate, tell."""
     population = ask(state, evaluator.config, evaluator.seed, fresh)
-    tell(state, *evaluator.evaluate(population, state.memory, state.generation), evaluator.config)
+    individuals, outcomes, seconds = evaluator.evaluate(population, state.memory, state.generation)
+    tell(state, individuals, outcomes, seconds, evaluator.config)
+    state.population = individuals
+
+
+def search(problems, config, seed, state, on_generation, learn_weights: bool = True, fresh: bool = False) -> Result:
+    """EvoMAL (Fig. 1); GP-LFL without `learn_weights`; the control `random` with `fresh`. No loss if all failed."""
+    evaluator = Evaluator(problems, config, seed, learn_weights)
+    while state.generation < config.generations:
+        step(state, evaluator, fresh)
+        on_generation(state)
+    if state.best is None:
+        return Result(None, None, (), state)
+    best = leading(evaluated_trees(state), state.best, config)
+    leaders = tuple(Leader(evaluator.compile(i.expression, i.weights), i.fitness) for i in best)
+    return Result(leaders[0].loss, None, leaders, state)
+
+
+def evaluated_trees(state: GeneticState) -> list[Individual]:
+    """All trees of the search whose fitness was computed; equivalent ones stand for none."""
+    return [individual for individual in state.memory.archive.values() if individual.outcome == "evaluated"]
+
+
+def leading(candidates: Iterable[Individual], best: Individual, config: Config) -> list[Individual]:
+    """The best of distinct candidates, at most `config.leaders`: `best` first, then by fitness, ties to the earliest."""
+    key = lambda individual: (individual.expression, individual.weights)  # noqa: E731
+    others = {key(i): i for i in candidates if key(i) != key(best)}
+    return [best, *sorted(others.values(), key=lambda individual: individual.fitness)][: config.leaders]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
-from ..config import DATASETS, TABULAR, Protocol, check, check_choice
+from ..checks import check, check_choice
+from ..config import Protocol
+from ..registry import DATASETS, DataSet
 from . import images, tabular
 from .sources import DataUnavailable
 from .task import Task
@@ -17,7 +19,7 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
     """Load one of the data sets of section IV, split and normalised.
 
     Args:
-        name: one of `config.DATASETS`.
+        name: one of `registry.DATASETS`.
         protocol: text or `Protocol`; its switch "split" chooses the split of the tabular tasks.
         data_dir: folder of the data files, where downloads are kept too; default: the environment variable EVOMAL_DATA,
             else `data/` beside the package.
@@ -30,19 +32,38 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
         NotImplementedError: a data set that this version cannot load yet.
     """
     check_choice("data set", name, DATASETS)
-    kind = Protocol.parse(protocol)["split"]
     dtype = getattr(torch, check_choice("dtype", str(dtype).removeprefix("torch."), ("float32", "float64")))
     device, folder = find_device(device), find_data_dir(data_dir)
-    if name in TABULAR:
-        parts, outputs = tabular.split(*tabular.load_table(name, folder), kind), 1
-    elif name in images.LOADERS:
-        parts, outputs = images.load_images(name, folder)
-    else:
-        loaded = ", ".join([*TABULAR, *images.LOADERS])
-        raise NotImplementedError(f"data set {name!r} cannot be loaded yet; this version loads {loaded}")
+    return DATASETS[name].load(folder, Protocol.parse(protocol)).to(device, dtype)
 
+
+def _tabular(name: str) -> DataSet:
+    def load(folder: Path, protocol: Protocol) -> Task:
+        return _task(name, tabular.split(*tabular.load_table(name, folder), protocol["split"]), False, 1)
+
+    return DataSet(load, classification=False)
+
+
+def _images(name: str, settings: dict, budgets: dict | None = None, stand_in: bool = False) -> DataSet:
+    def load(folder: Path, protocol: Protocol) -> Task:
+        parts, outputs = images.load_images(name, folder)
+        return _task(name, parts, True, outputs)
+
+    return DataSet(load, True, settings, budgets or {}, stand_in)
+
+
+def _task(name: str, parts: dict, classification: bool, outputs: int) -> Task:
     tensors = {part: (torch.as_tensor(x), torch.as_tensor(y)) for part, (x, y) in parts.items()}
-    return Task(name, **tensors, classification=name not in TABULAR, outputs=outputs).to(device, dtype)
+    return Task(name, **tensors, classification=classification, outputs=outputs)
+
+
+PLAIN_SGD = {"base_momentum": 0.0, "base_nesterov": False, "base_weight_decay": 0.0}  # of MNIST [R]
+FEWER_REJECTION_STEPS = {"paper": {"rejection_steps": 100}}  # of MNIST [R]
+DATASETS.update({name: _tabular(name) for name in ("diabetes", "boston", "california")})
+DATASETS["mnist"] = _images("mnist", PLAIN_SGD, FEWER_REJECTION_STEPS)
+LONG = {"paper": {"test_steps": 150_000, "test_milestones": (100_000, 135_000)}}  # CIFAR-10, CIFAR-100, SVHN [R]
+DATASETS.update({name: _images(name, {}, LONG) for name in ("cifar10", "cifar100", "svhn")})
+DATASETS["digits"] = _images("digits", PLAIN_SGD, FEWER_REJECTION_STEPS, stand_in=True)
 
 
 def find_device(device="auto") -> torch.device:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..config import check
+from ..checks import check
 
 Part = tuple[Tensor, Tensor]  # (x, y)
 PARTS = ("train", "validation", "test")

@@ -1,7 +1,20 @@
 """What trains: base models under losses (Algorithm 2), loss weights by unrolled differentiation (Algorithm 1)."""
 
-from .base import evaluate, fitness, train
-from .population import copies
+from .acceleration import plain
+from .problem import Problem
+from .trial import Outcome, Trial, evaluate, fitness, run_trial, train
 from .unroll import choose, meta_gradient, optimise_losses
 
-__all__ = ["choose", "copies", "evaluate", "fitness", "meta_gradient", "optimise_losses", "train"]
+__all__ = [
+    "Outcome",
+    "Problem",
+    "Trial",
+    "choose",
+    "evaluate",
+    "fitness",
+    "meta_gradient",
+    "optimise_losses",
+    "plain",
+    "run_trial",
+    "train",
+]

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from . import private
+
 FEW = 32  # outputs
 # activation -> (function, derivative from its output); both may write into their argument
 ACTIVATIONS = {
@@ -28,15 +30,21 @@ def linear(x: torch.Tensor, layer: nn.Linear, out: torch.Tensor) -> torch.Tensor
     return torch.addmm(layer.bias[:, None], layer.weight, x.T).T.contiguous()
 
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def hooked(module: nn.Module) -> bool:
+    """Has somebody registered a hook on the module? It would not be called where the module's work is done otherwise."""
+    return any(getattr(module, name) for name in HOOKS)
+
+
 def plain_layers(model: nn.Module, known: tuple[type, ...]) -> list[nn.Module] | None:
     """The layers of an `nn.Sequential` of nothing but `known` ones, without hooks, each with trained weights of its own."""
     if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
         return None
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooked = any(getattr(module, name) for module in model.modules() for name in hooks)
     weights = [p for layer in model for p in layer.parameters()]
     own = len({id(p) for p in weights if p.requires_grad}) == len(weights)
-    return list(model) if own and not hooked and all(type(layer) in known for layer in model) else None
+    return list(model) if own and not any(map(hooked, model.modules())) and all(type(layer) in known for layer in model) else None
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Chain:
         if self.activations[l] is None:
             return signal
         if self.activations[l] is nn.ReLU:
-            return torch.ops.aten.threshold_backward.grad_input(signal, a, 0, grad_input=signal)
+            return private.gate_relu(signal, a)
         return signal.mul_(ACTIVATIONS[self.activations[l]][1](a))
 
     @torch.no_grad()
@@ -101,7 +109,7 @@ class Chain:
             if layer.bias is not None:
                 torch.sum(signal, 0, out=layer.bias.grad)
             if l:
-                # Of one output: a scaling instead of a product.
+                # With one output the product is a scaling.
                 product = torch.mul if layer.out_features == 1 else torch.mm
                 back = product(signal, layer.weight, out=self.keep("signal", l, len(signal), layer.in_features))
                 signal = self.gate(l - 1, back, inputs[l])

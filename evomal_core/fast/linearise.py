@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..models.layers import HalvingPool, Tanh
+from . import private
 from .chain import plain_layers
+from .layers import HalvingPool, Tanh
 
-aten = torch.ops.aten
 KEPT = (nn.Flatten, nn.Identity, nn.AvgPool2d, HalvingPool, nn.AdaptiveAvgPool2d)  # linear: their own derivatives
-ELEMENTWISE = {nn.ReLU: lambda t, a: aten.threshold_backward(t, a, 0), nn.Tanh: aten.tanh_backward}
-ELEMENTWISE |= {Tanh: aten.tanh_backward, nn.Sigmoid: aten.sigmoid_backward}  # (tangent, output) -> tangent
+ELEMENTWISE = {nn.ReLU: private.threshold_backward, nn.Tanh: private.tanh_backward}
+ELEMENTWISE |= {Tanh: private.tanh_backward, nn.Sigmoid: private.sigmoid_backward}  # (tangent, output) -> tangent
 
 
 class Linearisation:
@@ -23,7 +23,8 @@ class Linearisation:
     @classmethod
     def of(cls, model: nn.Module, x: Tensor) -> "Linearisation | None":
         """The linearisation, or None where the model is no `nn.Sequential` of layers known here, all of them trained."""
-        if plain_layers(model, (nn.Linear, nn.Conv2d, *KEPT, *ELEMENTWISE)) is None:
+        layers = plain_layers(model, (nn.Linear, nn.Conv2d, *KEPT, *ELEMENTWISE))
+        if layers is None or any(getattr(layer, "padding_mode", "zeros") != "zeros" for layer in layers):
             return None
         return cls(model, x)
 
@@ -51,4 +52,6 @@ class Linearisation:
 
 def _affine(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What the layer gives with another weight and bias."""
-    return functional.linear(x, weight, bias) if type(layer) is nn.Linear else layer._conv_forward(x, weight, bias)
+    if type(layer) is nn.Linear:
+        return functional.linear(x, weight, bias)
+    return functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)

@@ -21,8 +21,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from . import expression as trees
-from .primitives import PRIMITIVES, softplus
+from ..losses import expression as trees
+from ..losses.primitives import PRIMITIVES, softplus
 
 # What the operations' names stand for, where it is neither in `operator` nor in the library as it is
 OWN = {

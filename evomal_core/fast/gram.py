@@ -17,8 +17,8 @@ of the size of the model's, where vjp, gradient and jvp cost eight. The plain fo
 import torch
 
 from ..config import Config
-from ..losses.elementwise import Derivatives, Elements, gradient
 from .chain import Chain
+from .derivatives import Derivatives, LossInputs, gradient
 
 
 def applies(model, config: Config) -> str | None:
@@ -72,7 +72,7 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
     biases = [layer.bias for layer in chain.layers]
     a, z = chain.forward(x)
     D = OutputSignals(chain, a, z.shape[-1])
-    found = Derivatives(losses, Elements(z, y), order=2)
+    found = Derivatives(losses, LossInputs(z, y), order=2)
     v = found.v
     first_input = x_new.flatten(1)
     first_product = s * torch.nn.functional.linear(first_input, weights[0], biases[0])
@@ -82,7 +82,7 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
         count, outputs = len(losses), z.shape[-1]
         z_new = torch.addmm(first_product.T.repeat(count, 1), v.mT.reshape(-1, len(z)), first_gram.T, alpha=-alpha)
         z_new = z_new.view(count, outputs, -1).mT
-        epsilon = gradient(task_loss, Elements(z_new, y_new))
+        epsilon = gradient(task_loss, LossInputs(z_new, y_new))
         u = (epsilon.mT.reshape(-1, len(x_new)) @ first_gram).view(count, outputs, -1).mT
     else:
         u = torch.zeros_like(v)
@@ -98,7 +98,7 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
                 z_new = torch.addmm(product, left, right, beta=scale, alpha=-alpha)
                 if l < len(chain.activations):
                     a_new.append(chain.activate(l, z_new))
-            epsilon = gradient(task_loss, Elements(z_new, y_new))
+            epsilon = gradient(task_loss, LossInputs(z_new, y_new))
             for l in range(len(weights) - 1, -1, -1):
                 seen, overlap = D.products(l, gram[l], v[k], delta[l], epsilon)
                 u[k] += seen

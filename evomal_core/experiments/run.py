@@ -1,0 +1,249 @@
+"""Search once, test many: `run_cell` makes the record of a search, and a record of each test of its loss."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas
+import torch
+
+from .. import files, streams
+from ..checks import check
+from ..config import Config
+from ..losses import loss_from_json
+from ..losses.elementwise import SCHEMA as LOSS_SCHEMA
+from ..models import build_model
+from ..registry import METHODS
+from ..search import SearchState, search
+from ..search.state import PHASES
+from ..tasks import load_task
+from ..tasks.task import PARTS
+from ..training import Outcome, Problem, Trial, choose, run_trial
+from ..training.acceleration import accelerated, enabled
+from . import store
+from .cell import Cell
+
+LARGE_MODEL = 5_000_000  # parameters from which a model is worth all cores
+Say = Callable[[str], None]
+
+
+def find_run(cell: Cell, results_dir=None) -> store.Run | None:
+    """The finished record of a cell, its search and its test; None where one is missing.
+
+    Raises:
+        store.RecordError: the folder holds a damaged record, or one of another configuration.
+    """
+    folder = store.search_folder(cell, results_dir)
+    found = store.read_search(folder, cell)
+    if found is None:
+        return None
+    test = store.read_test(folder, found, cell)
+    return store.Run.of(cell, folder, found, test) if test or found["status"] == "no_loss" else None
+
+
+def run_cell(
+    cell: Cell,
+    results_dir=None,
+    data_dir=None,
+    device: str = "auto",
+    overrides: dict | None = None,
+    force: bool = False,
+    engine: str = "auto",
+    threads: int | None = None,
+    copies: int = 0,
+    progress: Say | None = None,
+) -> store.Run:
+    """Run one cell, or return its record if it has one.
+
+    A search that has a record is not repeated for another test of its loss. A killed search goes on from its last
+    generation, a killed test from its last checkpoint. Cells in threads of one process take turns.
+
+    Args:
+        results_dir, data_dir: default `results/runs/` (or EVOMAL_RESULTS) and `data/` (or EVOMAL_DATA).
+        overrides: settings of `Config` to change, for example {"generations": 10}; they stand in the record's path.
+        force: make a new search and test from the start, whose records replace the old ones (also damaged ones, or ones of
+            another configuration) when they are complete.
+        engine: of the meta-gradient; threads: of the CPU, by default 1, or all cores for a large model; copies: K of
+            stacking, by default 1 on a CPU. None changes results in exact arithmetic, and all are recorded.
+        progress: called with one line of text a generation.
+
+    Raises:
+        tasks.DataUnavailable: the data set is neither on disk nor to be downloaded.
+        store.RecordError: as `find_run`.
+    """
+    check(isinstance(cell, Cell), "cell", "a Cell, like Cell('diabetes', 'mlp', 'evomal')", repr(cell))
+    cell = cell.with_overrides(overrides)
+    if not force and (run := find_run(cell, results_dir)):
+        return run
+    numerics = {"engine": engine, "threads": threads, "copies": copies}
+    say, where = progress or (lambda line: None), (data_dir, device)
+    with streams.computing():
+        folder = store.search_folder(cell, results_dir)
+        old = (folder / "record.json").exists()
+        found = None if force else store.read_search(folder, cell)
+        if force:
+            (folder / "checkpoint.json").unlink(missing_ok=True)
+            store.trial_checkpoint(folder, cell).unlink(missing_ok=True)
+        made = None
+        if found is None:
+            with _prepared(cell.search, where, numerics) as (problem, config):
+                made = found = _search(cell.search, problem, config, folder, say)
+            if not old:
+                store.write_search(folder, made)
+        test = None
+        if found["loss"] is not None:
+            with _prepared(cell, where, numerics) as (problem, config):
+                test = _test(cell, problem, config, found, folder)
+        if made and old:
+            store.replace_search(folder, made)
+        if test:
+            store.write_test(folder, cell, test)
+        (folder / "checkpoint.json").unlink(missing_ok=True)
+        store.trial_checkpoint(folder, cell).unlink(missing_ok=True)
+    return find_run(cell, results_dir)
+
+
+@contextmanager
+def _prepared(cell: Cell, where, numerics: dict):
+    """(problem, configuration) of a cell, with the number of threads set as it is to be computed with."""
+    config, (data_dir, device) = Config.for_cell(cell), where
+    task = load_task(cell.dataset, cell.protocol, data_dir, device, config.dtype)
+    problem = Problem(task, build_model(cell.model, task))
+    large = sum(p.numel() for p in problem.model.parameters()) > LARGE_MODEL
+    threads = numerics["threads"] or ((os.cpu_count() or 1) if large else 1)
+    config = replace(config, engine=numerics["engine"], threads=threads, copies=numerics["copies"])
+    stacked = accelerated("copies")
+    config = replace(config, copies=stacked(config, problem) if stacked else 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield problem, config
+    finally:
+        torch.set_num_threads(before)
+
+
+def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say) -> dict:
+    """The record of a search, which goes on from where a killed one was; a checkpoint after every generation."""
+    environment, started = store.environment(problem.task.device), time.gmtime()
+    state, resumed, spent = METHODS[cell.method].state(), 0, 0.0
+    if (checkpoint := folder / "checkpoint.json").exists():
+        with store.reading(checkpoint):
+            kept = files.read_json(checkpoint, store.SCHEMA)
+            store.check_identity(checkpoint, kept, cell, config)
+            state, resumed, spent = SearchState.from_json(kept["state"]), kept["resumed"] + 1, kept["seconds"]
+        say(f"{cell}: goes on from generation {state.generation}")
+    start = time.perf_counter() - spent
+
+    def on_generation(state: SearchState) -> None:
+        progress = {"seconds": time.perf_counter() - start, "resumed": resumed, "state": state.to_json()}
+        files.write_json(checkpoint, {"schema": store.SCHEMA, **store.identity(cell, config), **progress})
+        store.write_history(folder, state.history)
+        say(progress_line(cell, state.history))
+
+    result = search([problem], config, cell.seed, cell.method, state, on_generation)
+    seconds = {phase: sum(row[f"seconds_{phase}"] for row in result.state.history) for phase in PHASES}
+    seconds["search"] = time.perf_counter() - start
+    return {
+        "schema": store.SCHEMA,
+        "cell": asdict(cell),
+        "config": asdict(config),
+        "status": "no_loss" if result.loss is None else "complete",
+        "reason": "every candidate was rejected or not finite" if result.loss is None else None,
+        "fitness": result.leaders[0].fitness if result.leaders else None,
+        "learning_rate": result.learning_rate,
+        "loss": None if result.loss is None else {"schema": LOSS_SCHEMA, **result.loss.to_json()},
+        "leaders": [
+            {"fitness": leader.fitness, "learning_rate": leader.learning_rate, "loss": leader.loss.to_json()}
+            for leader in result.leaders
+        ],
+        "history": result.state.history,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "resumed": resumed,
+        "engine": choose(config.engine, problem.model, config),
+        "plain": not enabled(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
+        **environment,
+    }
+
+
+def _test(cell: Cell, problem: Problem, config: Config, found: dict, folder: Path) -> dict:
+    """The record of a test of a search's loss: the base model trained in full (eq. 3)."""
+    environment, started, start = store.environment(problem.task.device), time.gmtime(), time.perf_counter()
+    loss = loss_from_json(found["loss"]).to(device=problem.task.device)
+    rate = config.test_learning_rate or found["learning_rate"] or config.base_learning_rate
+    trial = trial_of_test(config, learning_rate=rate)
+    ((outcome,),) = run_trial([loss], problem, config, cell.seed, trial, store.trial_checkpoint(folder, cell))
+    return {
+        "schema": store.SCHEMA,
+        "cell": asdict(cell),
+        "search": {"cell": asdict(cell.search), "loss": store.digest_of(found["loss"])},
+        "config": asdict(config),
+        "status": "diverged" if outcome.diverged else "complete",
+        "reason": "meta-testing met a loss or an output that is not finite" if outcome.diverged else None,
+        "metric": problem.task.metric_name,
+        **{f"{part}_metric": None if outcome.diverged else outcome.errors[part] for part in PARTS},
+        "start": config.test_start,
+        "steps": trial.steps,
+        "milestones": trial.milestones,
+        "learning_rate": rate,
+        "seconds": {"test": round(time.perf_counter() - start, 3)},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
+        **environment,
+    }
+
+
+def trial_of_test(config: Config, **changes) -> Trial:
+    """Meta-testing as a trial; from the start "search" it begins as the fitness evaluation of the first task did."""
+    purpose, index = {"fresh": ("test", ()), "search": ("fitness", (0,))}[config.test_start]
+    trial = Trial(purpose, config.test_steps, index, None, config.test_milestones, PARTS)
+    return replace(trial, **changes)
+
+
+def test_loss(
+    loss,
+    task,
+    model,
+    config: Config,
+    seed: int = 0,
+    start: str = "fresh",
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    keep_model: bool = False,
+) -> store.Test:
+    """Train a base model under a loss in full, and judge it on the test part: one trial (eq. 3).
+
+    Args:
+        loss: any module called as `loss(prediction, target)`.
+        model: a base model for the task; it is copied, and its weights are drawn afresh.
+        start: "fresh", initial weights and batches of their own; "search", those of the search's fitness evaluation.
+        steps, learning_rate: default as in `config`.
+        keep_model: whether the trained model is returned.
+
+    Returns:
+        `.error` on the test part (inf if the training diverged), `.status` "complete" or "diverged", `.model`, `.errors`.
+    """
+    changes = {"test_start": start} | ({} if steps is None else {"test_steps": steps})
+    config = replace(config, **changes)
+    rate = learning_rate or config.test_learning_rate or config.base_learning_rate
+    trial = trial_of_test(config, learning_rate=rate, keep_models=keep_model)
+    outcome: Outcome = run_trial([loss], (task, model), config, seed, trial)[0][0]
+    status = "diverged" if outcome.diverged else "complete"
+    error = math.inf if outcome.diverged else outcome.errors["test"]
+    return store.Test(error, status, outcome.errors, outcome.model)
+
+
+test_loss.__test__ = False  # pytest takes it for a test
+
+
+def progress_line(cell: Cell, history: list[dict]) -> str:
+    """The last generation in one line: best and median fitness, evaluated candidates, time left at the pace so far."""
+    row, generations = history[-1], METHODS[cell.method].generations(Config.for_cell(cell.search))
+    best, median = ("none" if pandas.isna(row[k]) else f"{row[k]:.4f}" for k in ("best_so_far", "median"))
+    spent = sum(row[f"seconds_{phase}"] for row in history for phase in PHASES)
+    left = f"{spent / len(history) * (generations - len(history)) / 60:.1f} min left"
+    numbers = f"best {best}, median {median}, evaluated {row['evaluated']}"
+    return f"{cell.search}: generation {len(history)}/{generations}, {numbers}, {left}"

@@ -1,0 +1,101 @@
+"""Base training of one loss sooner: derivatives of the loss without autograd, the base optimiser as one fused call.
+
+The plain form of `FastSession` is `training.trial.Session`, that of `Sgd` is `torch.optim.SGD`.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from ..config import Config
+from ..training.problem import Problem, rearranged
+from ..training.random_layers import seeded
+from ..training.trial import Session, load_into
+from . import private, stacked
+from .chain import Chain
+from .derivatives import Derivatives, LossInputs
+
+
+class Sgd:
+    """`torch.optim.SGD` with fresh state as one fused call: with small weights nine tenths of its step are bookkeeping.
+
+    The fused call goes through memory. A gradient that lies otherwise than its weight is laid out like it first.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor], config: Config):
+        self.weights = list(weights)
+        self.momenta = [torch.zeros_like(w) for w in self.weights] if config.base_momentum else []
+        self.settings = config.sgd
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Weights without a gradient stay as they are. Without momentum there are no momenta."""
+        has = [k for k, w in enumerate(self.weights) if w.grad is not None]
+        gradients = [as_its_weight(self.weights[k].grad, self.weights[k]) for k in has]
+        private.fused_sgd(
+            [self.weights[k] for k in has], gradients, [self.momenta[k] for k in has if self.momenta], **self.settings
+        )
+
+    def change_rate(self, factor: float) -> None:
+        """Multiply the learning rate."""
+        self.settings["lr"] *= factor
+
+
+def as_its_weight(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The gradient in the memory order of its weight."""
+    return gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)
+
+
+class FastSession(Session):
+    """One loss's base training. A chain of Linear layers does without autograd altogether."""
+
+    def __init__(self, loss: nn.Module, problem: Problem, config: Config):
+        self.loss, self.problem, self.config = loss, problem, config
+        self.model = rearranged(copy.deepcopy(problem.model), problem.layout).train()
+        self.optimiser = Sgd([p for p in self.model.parameters() if p.requires_grad], config)
+        self.chain = Chain.of(self.model)
+        self.nonfinite = torch.zeros((), device=problem.task.device)
+        self.stopped = False
+
+    def step(self, batch, seed: int | None) -> None:
+        x, y = batch
+        if self.chain:
+            inputs, z = self.chain.forward(x)
+        else:
+            with seeded(seed, x.device):
+                z = self.model(self.problem.as_laid_out(x))
+        found = Derivatives([self.loss], LossInputs(z, y))
+        self.nonfinite.add_(found.values()[0], alpha=0)
+        if self.chain:
+            self.chain.backward(found.v[0], inputs)
+        else:
+            self.model.zero_grad()
+            z.backward(found.v[0])
+        self.optimiser.step()
+
+    def change_rate(self, factor: float) -> None:
+        self.optimiser.change_rate(factor)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        state = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        state |= {f"momentum.{k}": m for k, m in enumerate(self.optimiser.momenta)}
+        return state | {"nonfinite": self.nonfinite}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        load_into(self.model.state_dict(), tensors, "model.")
+        load_into({str(k): m for k, m in enumerate(self.optimiser.momenta)}, tensors, "momentum.")
+        self.nonfinite.copy_(tensors["nonfinite"])
+
+
+def sessions(losses: Sequence[nn.Module], problem: Problem, config: Config) -> list[Session]:
+    """Sessions that train a model each under these losses, stacked where that pays."""
+    together = stacked.copies(config, problem)
+    if together == 1:
+        return [FastSession(loss, problem, config) for loss in losses]
+    kind = stacked.LinearSession if stacked.single_layer(problem.model) else stacked.StackedSession
+    groups = [losses[i : i + together] for i in range(0, len(losses), together)]
+    return [kind(group, problem, config, Sgd) for group in groups]
+
+

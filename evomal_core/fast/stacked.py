@@ -1,0 +1,172 @@
+"""Stacked copies: the weights of K copies of a small base model under `torch.func.vmap`, one step for all.
+
+Stacking is for a GPU, which a single small model leaves mostly idle. On a CPU it gains nothing where weights differ, but
+for a single layer (`LinearSession`), and is there to be tested. The plain forms are `training.trial.Session` and one
+`jvp_engine` a loss, equal to rounding: SGD on stacked weights is K independent SGDs, BatchNorm keeps K running
+statistics, and what layers draw is the same for all copies, as in runs one by one with the same seed.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.func import jvp, vmap
+
+from ..config import Config
+from ..training.problem import ForwardMap, Problem, stack
+from ..training.trial import load_into
+from .chain import Chain
+from .derivatives import Derivatives, LossInputs, gradient
+
+STACKED_BYTES = 8 << 30  # memory that the copies of a group may take, by default
+MOST_COPIES = 32
+
+
+def copies(config: Config, problem: Problem) -> int:
+    """K: how many copies are trained as one.
+
+    It is `config.copies`, or, if that is 0, one; on a GPU or for a single layer as many as fit `STACKED_BYTES`, at most
+    `MOST_COPIES`. The memory that is free at the moment does not count, so that equal runs have equal K.
+    """
+    if config.copies:
+        return config.copies
+    if not (problem.task.device.type == "cuda" or single_layer(problem.model)):
+        return 1
+    return max(1, min(MOST_COPIES, STACKED_BYTES // problem.bytes_of_a_copy(config.batch_size)))
+
+
+def single_layer(model: nn.Module) -> bool:
+    """Is the model one Linear layer?"""
+    chain = Chain.of(model)
+    return chain is not None and len(chain.layers) == 1
+
+
+class CapturedStep:
+    """`step(x, y)` as one CUDA graph that is replayed: a small model's step costs its launches, not its arithmetic.
+
+    The first calls run as they are, on a side stream, which sets up the allocator and the optimiser's state. Shapes must
+    stay as they are, and the step may not draw random numbers or wait for the device.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, step: Callable):
+        self.step, self.calls, self.graph = step, 0, None
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self.calls += 1
+        if self.calls <= self.WARM_UP:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self.step(x, y)
+            torch.cuda.current_stream().wait_stream(side)
+            return
+        if self.graph is None:
+            self.x, self.y, self.graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):  # records, does not run
+                self.step(self.x, self.y)
+        self.x.copy_(x)
+        self.y.copy_(y)
+        self.graph.replay()
+
+
+class StackedSession:
+    """Base training of several losses as one; interface of `training.trial.Session`."""
+
+    def __init__(self, losses, problem: Problem, config: Config, optimiser):
+        self.losses, self.problem = list(losses), problem
+        self.model = copy.deepcopy(problem.model).train()
+        self.map, n = ForwardMap(self.model), len(self.losses)
+        self.weights = [stack(w, n).requires_grad_() for w in self.map.weights]
+        self.fixed = self.map.stacked_fixed(n)
+        self.optimiser = optimiser(self.weights, config)
+        self.nonfinite = torch.zeros(n, device=problem.task.device)
+        self.captured = CapturedStep(self._step) if config.cuda_graphs and self.nonfinite.is_cuda else None
+
+    def step(self, batch, seed: int | None) -> None:
+        """One gradient step of every copy (eq. 3)."""
+        if self.captured and seed is None:
+            self.captured(*batch)
+        else:
+            self._step(*batch, seed)
+
+    def change_rate(self, factor: float) -> None:
+        """Multiply the learning rate, which a captured step holds as a constant."""
+        self.optimiser.change_rate(factor)
+        self.captured = self.captured and CapturedStep(self._step)
+
+    def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
+        run = vmap(lambda w, fixed: self.map(w, x, seed, fixed), randomness="same")
+        z = run(self.weights, self.fixed)
+        found = Derivatives(self.losses, LossInputs(z, y))
+        self.nonfinite.add_(found.values(), alpha=0)
+        results = torch.autograd.grad(z, self.weights, found.v, materialize_grads=True)
+        for weight, g in zip(self.weights, results, strict=True):
+            weight.grad = g
+        self.optimiser.step()
+
+    def running(self) -> bool:
+        """Is there a copy left to train?"""
+        return bool(self.nonfinite.isfinite().any())
+
+    def models(self) -> list[nn.Module | None]:
+        """The trained models, None where a training loss was not finite."""
+        result: list[nn.Module | None] = []
+        for k, finite in enumerate(self.nonfinite.isfinite().tolist()):
+            trained = copy.deepcopy(self.model) if finite else None
+            if trained is not None:
+                stacked = {name: self.weights[place] for name, place in self.map.names} | self.fixed
+                trained.load_state_dict({n: t[k].detach() for n, t in stacked.items()}, strict=False)
+            result.append(trained)
+        return result
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that the session goes on from."""
+        state = {f"weight.{k}": w.detach() for k, w in enumerate(self.weights)}
+        state |= {f"fixed.{name}": t for name, t in self.fixed.items()}
+        return state | {f"momentum.{k}": m for k, m in enumerate(self.optimiser.momenta)} | {"nonfinite": self.nonfinite}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Go on from what `tensors` gave."""
+        load_into({str(k): w for k, w in enumerate(self.weights)}, tensors, "weight.")
+        load_into(self.fixed, tensors, "fixed.")
+        load_into({str(k): m for k, m in enumerate(self.optimiser.momenta)}, tensors, "momentum.")
+        self.nonfinite.copy_(tensors["nonfinite"])
+
+
+class LinearSession(StackedSession):
+    """The same for a single Linear layer, also for a CPU: K models side by side are one weight (K C, n)."""
+
+    @torch.no_grad()
+    def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
+        weight, *bias = self.weights  # (K, C, n), (K, C)
+        x, rows = x.flatten(1), weight.flatten(0, 1)
+        z = torch.addmm(bias[0].view(-1, 1), rows, x.T) if bias else rows @ x.T  # (K C, B)
+        found = Derivatives(self.losses, LossInputs(z.view(*weight.shape[:2], -1).mT, y))
+        self.nonfinite.add_(found.values(), alpha=0)
+        weight.grad = (found.v.mT.reshape(len(rows), -1) @ x).view_as(weight)
+        if bias:
+            bias[0].grad = found.v.sum(1)
+        self.optimiser.step()
+
+
+def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: Config, seeds) -> list[tuple]:
+    """`jvp_engine` for S_base = 1, all losses at once: batched vjp, K models at theta_new, batched jvp."""
+    x, y = train
+    alpha, decay = config.first_rate, config.base_weight_decay
+    found = Derivatives(losses, LossInputs(z0, y), order=2)
+    g = torch.autograd.grad(
+        z0, theta0, found.v, is_grads_batched=True, retain_graph=True, materialize_grads=True
+    )  # (K, ...)
+    moved = zip(maps.weights, g, strict=True)
+    theta = tuple((w - alpha * (g_w + decay * w)).requires_grad_() for w, g_w in moved)
+    fixed = maps.stacked_fixed(len(losses))
+    with torch.enable_grad():
+        z = vmap(lambda w, b: maps(w, validation[0], seeds[-1], b), randomness="same")(theta, fixed)
+    task_v = gradient(task_loss, LossInputs(z, validation[1]))
+    h = torch.autograd.grad(z, theta, task_v, materialize_grads=True)
+    along = vmap(lambda t, b: jvp(lambda *w: maps(w, x, seeds[0], b), maps.weights, t)[1], randomness="same")
+    u = along(tuple(-alpha * part for part in h), maps.stacked_fixed(len(losses)))  # (K, B, C)
+    return found.mixed(u)

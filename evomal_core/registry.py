@@ -1,0 +1,36 @@
+"""The names of the tables' rows: data sets, base models, methods. Each room adds its own rows when it is imported.
+
+A new data set, base model or method is one more row; tables, checks, progress and figures read these registries.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set and its training settings.
+
+    Args:
+        load: (folder, protocol) -> `tasks.Task` on the CPU, in float32.
+        classification: else regression.
+        settings: fields of `Config` in which its training differs from the tabular tasks'.
+        budgets: budget -> fields of `Config` that differ further under it.
+        stand_in: whether it only stands in for a data set of the paper, and never is a row of a table.
+    """
+
+    load: Callable
+    classification: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stand_in: bool = False
+
+    def settings_for(self, budget: str) -> dict[str, Any]:
+        """All fields of `Config` that the data set sets under a budget."""
+        return {**self.settings, **self.budgets.get(budget, {})}
+
+
+DATASETS: dict[str, DataSet] = {}
+MODELS: dict[str, Callable] = {}  # name -> function of (input_shape, outputs) that builds the base model
+METHODS: dict[str, Any] = {}  # name -> `search.state.Method`

@@ -1,0 +1,244 @@
+"""What a search is: candidates, the state it goes on from, its result, and the row that makes it a method."""
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+
+from .. import files
+from ..checks import check
+from ..config import NOT_IDENTITY, TESTING, Config
+from ..registry import METHODS
+from ..training.problem import Problem
+
+# How a member of a population came by its fitness
+OUTCOMES = ("elite", "symbolic", "rejected", "equivalent", "evaluated", "non_finite")
+PHASES = ("optimise", "filter", "fitness")
+
+
+class Candidate(Protocol):
+    """What a search compares: it has a fitness (lower is better, inf is worst), and knows how it came by it."""
+
+    fitness: float
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Individual:
+    """A tree with its loss weights."""
+
+    expression: str
+    weights: tuple[float, ...]
+    fitness: float
+    outcome: str
+
+    @property
+    def merit(self) -> float:
+        """What DEAP's tournaments maximise."""
+        return -self.fitness
+
+    def __len__(self) -> int:  # what DEAP's double tournament minimises
+        return 1 + len(self.weights)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The parameters of a loss of fixed form."""
+
+    weights: tuple[float, ...]
+    fitness: float
+    outcome: str
+
+    def __len__(self) -> int:
+        return 1 + len(self.weights)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate for the task loss."""
+
+    learning_rate: float
+    fitness: float
+    outcome: str
+
+    def __len__(self) -> int:
+        return 2  # the mean size that histories of this control have always had
+
+
+@dataclass(frozen=True)
+class Leader:
+    """One of the best distinct candidates of a search: its loss, its fitness, and, where it brings one, its learning rate."""
+
+    loss: torch.nn.Module
+    fitness: float | None
+    learning_rate: float | None = None
+
+    @property
+    def expression(self) -> str:
+        """The loss as text, without weights."""
+        return str(self.loss)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The loss's weights; none of a task loss."""
+        return tuple(w for p in self.loss.parameters() for w in p.detach().reshape(-1).tolist())
+
+
+@dataclass
+class SearchState:
+    """Everything a search needs to go on, after `generation` evaluated generations.
+
+    Attributes:
+        best, best_fitness: the best candidate so far; under the released code's stale variable the two differ.
+        history: one row a generation.
+        method, seed, origin: of whose search it is; empty as long as it is nobody's.
+    """
+
+    generation: int = 0
+    best: Candidate | None = None
+    best_fitness: float = math.inf
+    history: list[dict] = field(default_factory=list)
+    method: str = ""
+    seed: int = 0
+    origin: dict = field(default_factory=dict)
+    candidate: ClassVar[type] = Point
+
+    def to_json(self) -> dict:
+        """Strict JSON; a non-finite number is null."""
+        return files.strict(asdict(self))
+
+    @classmethod
+    def fields_from_json(cls, data: dict) -> dict:
+        """The fields that `to_json` wrote, for `cls(**fields)`."""
+        names = ("generation", "history", "method", "seed", "origin")
+        fields = {name: data[name] for name in names if name in data}
+        fields["best"] = candidate_from_json(cls.candidate, data["best"]) if data["best"] else None
+        return fields | {"best_fitness": number(data["best_fitness"])}
+
+    @staticmethod
+    def from_json(data: dict) -> "SearchState":
+        """The state that `to_json` described, of the type that its method has. Raises ValueError or KeyError."""
+        check(data["method"] in METHODS, "method of the state", "one of " + ", ".join(METHODS), repr(data["method"]))
+        kind = METHODS[data["method"]].state
+        return kind(**kind.fields_from_json(data))
+
+
+def candidate_from_json(kind: type, data: dict):
+    """A candidate of its fields, in which null is a number that is not finite."""
+    data = dict(data)
+    if "weights" in data:
+        data["weights"] = tuple(math.nan if w is None else w for w in data["weights"])
+    return kind(**data | {"fitness": number(data["fitness"])})
+
+
+def number(value: float | None) -> float:
+    """A number of strict JSON; null is the worst fitness."""
+    return math.inf if value is None else value
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found.
+
+    Attributes:
+        loss: the best loss; None if every candidate failed.
+        learning_rate: the one that goes with the loss; None for the configuration's.
+        leaders: the best distinct candidates, the best first; at most `Config.leaders`.
+        state: the final state.
+    """
+
+    loss: torch.nn.Module | None
+    learning_rate: float | None
+    leaders: tuple[Leader, ...]
+    state: SearchState
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: a row of the registry.
+
+    Args:
+        name: as in the tables.
+        search: (problems, config, seed, state, on_generation) -> `Result`. It goes on from `state` and changes it.
+        colour: place in seaborn's colour-blind palette, for figures.
+        state: type of its state.
+        generations: (config) -> how many generations it has, at most; None if it has none.
+    """
+
+    name: str
+    search: Callable[..., Result]
+    colour: int
+    state: type[SearchState] = SearchState
+    generations: Callable[[Config], int] | None = None
+
+
+def tell(
+    state: SearchState, candidates: Sequence, outcomes: Sequence[str], seconds: Mapping[str, float], config: Config
+) -> None:
+    """Take evaluated candidates into the state, as one generation with its row of the history.
+
+    Args:
+        outcomes: how each came by its fitness, of `OUTCOMES`.
+        seconds: by phase.
+    """
+    latest = math.inf  # fitness that was computed, not copied or looked up
+    for candidate, outcome in zip(candidates, outcomes, strict=True):
+        if outcome not in ("elite", "symbolic"):
+            latest = candidate.fitness
+        if candidate.fitness < state.best_fitness:  # never true of NaN or inf
+            state.best = candidate
+            state.best_fitness = latest if config.stale_best else candidate.fitness
+    finite = [c.fitness for c in candidates if math.isfinite(c.fitness)]
+    state.history.append(
+        {
+            "generation": state.generation,
+            "best_so_far": files.finite(state.best_fitness),
+            "best": min(finite, default=None),
+            "median": statistics.median(finite) if finite else None,
+            "mean_size": statistics.fmean(map(len, candidates)) if candidates else None,
+            **{outcome: list(outcomes).count(outcome) for outcome in OUTCOMES},
+            **{f"seconds_{phase}": round(seconds.get(phase, 0.0), 4) for phase in PHASES},
+        }
+    )
+    state.generation += 1
+
+
+def evaluated(value: float) -> str:
+    """The outcome of a candidate whose fitness was computed."""
+    return "evaluated" if math.isfinite(value) else "non_finite"
+
+
+def origin_of(problems: Sequence[Problem], config: Config) -> dict:
+    """What a search is of, so that its state is not continued with anything else: data, base models, configuration."""
+    data, models = hashlib.blake2b(digest_size=16), []
+    for task, model in problems:
+        for tensor in (*task.train, *task.validation):
+            data.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
+        models.append([[name, list(p.shape)] for name, p in model.named_parameters()])
+    without = (*NOT_IDENTITY, *TESTING)
+    settings = {name: value for name, value in asdict(config).items() if name not in without}
+    models = hashlib.blake2b(repr(models).encode(), digest_size=16).hexdigest()
+    return json.loads(json.dumps({"data": data.hexdigest(), "model": models, "config": settings}))
+
+
+def claim(state: SearchState, method: str, seed: int, origin: dict) -> None:
+    """Make the state one of this search. Raises ValueError, which names what differs, if it is one of another."""
+    if not state.method:
+        state.method, state.seed, state.origin = method, seed, origin
+        return
+    got = f"{state.method}, seed {state.seed}"
+    check((state.method, state.seed) == (method, seed), "state", f"one of {method}, seed {seed}", got)
+    old = state.origin
+    settings = old.get("config", {})
+    differing = [f"the {what}" for what in ("data", "model") if old.get(what) != origin[what]]
+    differing += [
+        f"{name} = {settings.get(name)!r} instead of {value!r}"
+        for name, value in origin["config"].items()
+        if name in settings and settings[name] != value
+    ]
+    check(not differing, "state", "one of the same search", "one that differs in " + ", ".join(differing))

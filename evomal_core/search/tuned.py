@@ -1,0 +1,44 @@
+"""The control `tuned`, which the paper lacks: is a learned loss more than a learning rate?"""
+
+import time
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from ..losses.handcrafted import task_loss
+from ..training.trial import Trial, run_trial
+from .state import Leader, Rate, Result, SearchState, candidate_from_json, evaluated, tell
+
+LEARNING_RATES = np.logspace(-3, 0, 25)
+
+
+@dataclass
+class TunedState(SearchState):
+    """`tried` are all rates."""
+
+    tried: list[Rate] = field(default_factory=list)
+    candidate: ClassVar[type] = Rate
+
+    @classmethod
+    def fields_from_json(cls, data: dict) -> dict:
+        tried = [candidate_from_json(Rate, rate) for rate in data.get("tried", [])]
+        return super().fields_from_json(data) | {"tried": tried}
+
+
+def search(problems, config, seed, state: TunedState, on_generation) -> Result:
+    """The task loss, with the learning rate of the best fitness; no loss if all diverged."""
+    loss, start = task_loss(problems[0].task), time.perf_counter()
+    if not state.tried:
+        for rate in LEARNING_RATES.tolist():
+            values = []
+            for i, problem in enumerate(problems):
+                trial = Trial("fitness", config.fitness_steps, (i,), learning_rate=rate)
+                values.append(run_trial([loss], problem, config, seed, trial)[0][0].errors["validation"])
+            value = sum(values) / len(values)
+            state.tried.append(Rate(rate, value, evaluated(value)))
+        seconds = {"fitness": time.perf_counter() - start}
+        tell(state, state.tried, [rate.outcome for rate in state.tried], seconds, config)
+    best = sorted((r for r in state.tried if r.outcome == "evaluated"), key=lambda rate: rate.fitness)[: config.leaders]
+    leaders = tuple(Leader(loss, rate.fitness, rate.learning_rate) for rate in best)
+    return Result(loss if best else None, state.best.learning_rate if best else None, leaders, state)

@@ -1,0 +1,323 @@
+"""Trials (eq. 3 and Algorithm 2): train base models under losses and judge them.
+
+Fitness, meta-testing, the control `tuned`, learning-rate grids, transfer and re-validation are trials of other purpose,
+length, rate or start. All losses of a trial see one stream of initial weights and batches, so they differ in nothing else.
+"""
+
+import copy
+import itertools
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .. import files, streams
+from ..checks import check
+from ..config import Config
+from ..losses.elementwise import check_target
+from . import sgd
+from .acceleration import accelerated
+from .problem import Problem, rearranged
+from .random_layers import seeded
+
+CHUNK = 25  # steps that one session makes before the next: its weights stay in the cache, batches are drawn once
+CHECK_EVERY = 2 * CHUNK  # steps between looks for trainings that diverged
+EVALUATION_BATCH = 2_000
+CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a training that judges a loss is.
+
+    Args:
+        purpose: "fitness" or "test"; names the streams of initial weights, batches and what layers draw.
+        steps: of the base optimiser.
+        index: goes with the purpose: the task's position of a fitness evaluation, nothing of a test.
+        learning_rate: of the base optimiser; None for the configuration's.
+        milestones: steps at which the learning rate is multiplied by 0.1.
+        parts: of the task, measured at the end, and after each of the steps in `curve`.
+        starts: how many initialisations; start 0 has the stream `index`, start s > 0 the stream `(*index, s)`.
+        keep_models: whether the trained models are part of the outcome.
+    """
+
+    purpose: str
+    steps: int
+    index: tuple[int, ...] = ()
+    learning_rate: float | None = None
+    milestones: tuple[int, ...] = ()
+    parts: tuple[str, ...] = ("validation",)
+    curve: tuple[int, ...] = ()
+    starts: int = 1
+    keep_models: bool = False
+
+    def of_start(self, start: int) -> "Trial":
+        """The trial of one of the starts alone."""
+        return replace(self, index=(*self.index, start) if start else self.index, starts=1)
+
+
+@dataclass
+class Outcome:
+    """What came of training one base model under one loss.
+
+    Attributes:
+        errors: part -> performance metric; inf where the training, or the metric, was not finite.
+        curve: for each step of `Trial.curve`, (step, errors).
+        model: the trained model in evaluation mode, if it was to be kept and is finite.
+    """
+
+    errors: dict[str, float]
+    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    model: nn.Module | None = None
+
+    @property
+    def diverged(self) -> bool:
+        return not all(map(math.isfinite, self.errors.values()))
+
+
+class Session:
+    """The base training of one loss, plainly: a copy of the model, the loss, the base optimiser."""
+
+    def __init__(self, loss: nn.Module, problem: Problem, config: Config):
+        self.loss, self.problem, self.config = loss, problem, config
+        self.model = rearranged(copy.deepcopy(problem.model), problem.layout).train()
+        self.optimiser = sgd.optimiser([p for p in self.model.parameters() if p.requires_grad], config)
+        self.nonfinite = torch.zeros((), device=problem.task.device)  # NaN once a training loss was not finite
+        self.stopped = False
+
+    def step(self, batch, seed: int | None) -> None:
+        """One gradient step (eq. 3)."""
+        if self.stopped:
+            return
+        x, y = batch
+        with seeded(seed, x.device):
+            z = self.model(self.problem.as_laid_out(x))
+        check_target(z, y)
+        value = self.loss(z, y)
+        if self.config.score_non_finite and not math.isfinite(value):
+            self.stopped = True  # [R]: stops before this update and is scored with the weights it has
+            return
+        self.nonfinite.add_(value.detach(), alpha=0)
+        self.optimiser.zero_grad()
+        value.backward()
+        self.optimiser.step()
+
+    def change_rate(self, factor: float) -> None:
+        """Multiply the learning rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] *= factor
+
+    def running(self) -> bool:
+        """Is there anything left to train? The host waits for the device, so this is not to be asked at every step."""
+        return not self.stopped and math.isfinite(self.nonfinite)
+
+    def models(self) -> list[nn.Module | None]:
+        """The trained model, None where a training loss was not finite."""
+        return [self.model if math.isfinite(self.nonfinite) else None]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that the session goes on from: weights, buffers, momenta, whether it diverged or stopped."""
+        momenta = [self.optimiser.state[p].get("momentum_buffer") for p in self.optimiser.param_groups[0]["params"]]
+        state = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        state |= {f"momentum.{k}": m for k, m in enumerate(momenta) if m is not None}
+        return state | {"nonfinite": self.nonfinite, "stopped": torch.tensor(self.stopped)}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Go on from what `tensors` gave."""
+        load_into(self.model.state_dict(), tensors, "model.")
+        for k, p in enumerate(self.optimiser.param_groups[0]["params"]):
+            if f"momentum.{k}" in tensors:
+                self.optimiser.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(tensors[f"momentum.{k}"])
+        self.nonfinite.copy_(tensors["nonfinite"])
+        self.stopped = bool(tensors["stopped"])
+
+
+def load_into(own: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], prefix: str) -> None:
+    """Copy tensors into a session's own, whatever their memory order. Raises KeyError for one that is missing."""
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[prefix + name])
+
+
+def run_trial(
+    losses: Sequence[nn.Module],
+    problem: Problem,
+    config: Config,
+    seed: int,
+    trial: Trial,
+    checkpoint: Path | None = None,
+) -> list[list[Outcome]]:
+    """Train a fresh base model under each loss from each start, and judge it.
+
+    Args:
+        problem: a `Problem`, or a pair (task, model).
+        checkpoint: a file from which a killed trial goes on, and which is gone at the end. It is written about once a
+            minute; results do not depend on it.
+
+    Returns:
+        For each loss, one outcome a start.
+    """
+    check(isinstance(trial.starts, int) and trial.starts > 0, "Trial.starts", "at least 1", trial.starts)
+    if not losses:
+        return []
+    with streams.computing():
+        problem = Problem.of(problem)
+        if trial.learning_rate is not None:
+            config = replace(config, base_learning_rate=trial.learning_rate)
+        kept = Checkpoint(checkpoint, (seed, repr(trial), len(losses))) if checkpoint else None
+        done: list[list[Outcome]] = list(kept.outcomes) if kept else []
+        for start in range(len(done), trial.starts):
+            done.append(_from_one_start(losses, problem, config, seed, trial.of_start(start), kept))
+        if kept:
+            kept.path.unlink(missing_ok=True)
+        return [list(outcomes) for outcomes in zip(*done, strict=True)]
+
+
+def train(losses: Sequence[nn.Module], problem, config: Config, seed: int, trial: Trial) -> list[nn.Module | None]:
+    """The models that `run_trial` trains from the first start, in evaluation mode; None where the training diverged."""
+    outcomes = run_trial(losses, problem, config, seed, replace(trial, keep_models=True, starts=1))
+    return [outcome.model for (outcome,) in outcomes]
+
+
+def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: Trial, kept) -> list[Outcome]:
+    task, index, purpose = problem.task, trial.index, trial.purpose
+    problem.initialise(seed, f"{purpose}-init", *index)
+    form = None if config.score_non_finite else accelerated("sessions")
+    sessions = (form and form(losses, problem, config)) or [Session(loss, problem, config) for loss in losses]
+    outcomes = [Outcome({}) for _ in losses]
+    begin = kept.restore(sessions, outcomes) if kept else 0
+    for session in sessions:
+        for step in trial.milestones:
+            if step < begin:
+                session.change_rate(0.1)
+    running = [session for session in sessions if session.running()]
+    ends = sorted({*range(CHUNK, trial.steps, CHUNK), trial.steps, *(s for s in trial.curve if s < trial.steps)})
+    for start, end in itertools.pairwise([begin, *(e for e in ends if e > begin)]):
+        if running:
+            steps = range(start, end)
+            data = [problem.batch("train", config.batch_size, seed, f"{purpose}-batch", *index, t) for t in steps]
+            seeds = [problem.layer_seed(seed, f"{purpose}-layers", *index, t) for t in steps]
+            for session in running:
+                for t, batch, layer_seed in zip(steps, data, seeds, strict=True):
+                    if t in trial.milestones:
+                        session.change_rate(0.1)
+                    session.step(batch, layer_seed)
+            if start % CHECK_EVERY == 0:  # rarely: on a GPU the host waits for it
+                running = [session for session in running if session.running()]
+        if end in trial.curve:
+            models = [model for session in sessions for model in session.models()]
+            for outcome, model in zip(outcomes, models, strict=True):
+                outcome.curve.append((end, {part: evaluate(model, task, part) for part in trial.parts}))
+                if model is not None:
+                    model.train()
+        if kept and end < trial.steps:
+            kept.write(sessions, outcomes, end)
+    models = [model for session in sessions for model in session.models()]
+    for outcome, model in zip(outcomes, models, strict=True):
+        outcome.errors = {part: evaluate(model, task, part) for part in trial.parts}
+        if trial.keep_models and model is not None:
+            usual = accelerated("usual_layers")
+            outcome.model = (usual(model) if usual else model).eval()
+    if kept:
+        kept.finish(outcomes)
+    return outcomes
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module | None, task, part: str) -> float:
+    """Performance metric of a trained model on a part of the task, in evaluation mode; inf if it diverged."""
+    if model is None:
+        return math.inf
+    model.eval()
+    x, y = getattr(task, part)
+    outputs = torch.cat([model(chunk) for chunk in x.split(EVALUATION_BATCH)])
+    value = float(task.metric(outputs, y)) if outputs.isfinite().all() else math.inf
+    return value if math.isfinite(value) else math.inf
+
+
+def fitness(losses: Sequence[nn.Module], problems: Sequence, config: Config, seed: int) -> list[float]:
+    """Algorithm 2: the mean over the tasks of the metric on the validation part after `fitness_steps` steps; inf is worst."""
+    totals = [0.0] * len(losses)
+    for i, problem in enumerate(problems):
+        outcomes = run_trial(losses, problem, config, seed, Trial("fitness", config.fitness_steps, (i,)))
+        totals = [total + of_loss[0].errors["validation"] for total, of_loss in zip(totals, outcomes, strict=True)]
+    return [total / len(problems) for total in totals]
+
+
+class Checkpoint:
+    """The file of a trial that is under way: the sessions' tensors, the step, the outcomes so far; safetensors, no pickle.
+
+    Args:
+        identity: of the trial. A file of another trial is refused with a ValueError.
+    """
+
+    def __init__(self, path: Path, identity: tuple):
+        self.path, self.identity, self.written = Path(path), json.dumps(identity), time.monotonic()
+        self.outcomes: list[list[Outcome]] = []  # of the starts that are done
+        self.step, self.tensors, self.current = 0, {}, []
+        if self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        from safetensors import safe_open  # slow to import, and used here alone
+
+        with safe_open(self.path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("trial", "{}"))
+            if (facts.get("schema"), facts.get("identity")) != (CHECKPOINT_SCHEMA, self.identity):
+                got = f"{facts.get('identity')}, schema {facts.get('schema')}"
+                raise ValueError(f"{self.path}: expected the trial {self.identity}, schema {CHECKPOINT_SCHEMA}; got {got}")
+            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        self.step = facts["step"]
+        self.outcomes = [[_outcome(o) for o in of_start] for of_start in facts["outcomes"]]
+        self.current = [_outcome(o) for o in facts["current"]]
+
+    def restore(self, sessions, outcomes: list[Outcome]) -> int:
+        """Bring sessions and outcomes to where the file was written; returns the step to go on from."""
+        if not self.step:
+            return 0
+        for k, session in enumerate(sessions):
+            prefix = f"{k}."
+            session.load({n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)})
+        for own, old in zip(outcomes, self.current, strict=True):
+            own.curve = old.curve
+        step, self.step, self.tensors = self.step, 0, {}
+        return step
+
+    def write(self, sessions, outcomes: list[Outcome], step: int) -> None:
+        """Write the file if the last one is older than `CHECKPOINT_SECONDS`."""
+        if time.monotonic() - self.written < CHECKPOINT_SECONDS:
+            return
+        tensors = {f"{k}.{name}": t for k, session in enumerate(sessions) for name, t in session.tensors().items()}
+        self._save(tensors, outcomes, step)
+
+    def finish(self, outcomes: list[Outcome]) -> None:
+        """One start is done."""
+        self.outcomes.append(outcomes)
+        self._save({}, [], 0)
+
+    def _save(self, tensors: dict, current: list[Outcome], step: int) -> None:
+        from safetensors.torch import save
+
+        facts = {"schema": CHECKPOINT_SCHEMA, "identity": self.identity, "step": step}
+        facts |= {"outcomes": [[_plain(o) for o in of_start] for of_start in self.outcomes]}
+        facts |= {"current": [_plain(o) for o in current]}
+        dense = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        files.write_bytes(self.path, save(dense, {"trial": json.dumps(facts, allow_nan=False)}))
+        self.written = time.monotonic()
+
+
+def _plain(outcome: Outcome) -> dict:
+    return files.strict({"errors": outcome.errors, "curve": outcome.curve})
+
+
+def _outcome(data: dict) -> Outcome:
+    def errors(of: dict) -> dict[str, float]:
+        return {part: math.inf if error is None else error for part, error in of.items()}
+
+    return Outcome(errors(data["errors"]), [(step, errors(of)) for step, of in data["curve"]])
