@@ -14,8 +14,8 @@ from .. import streams
 from ..config import Config
 from ..losses.elementwise import Derivatives, Elements
 from ..models import initialise
+from ..models.blocks import BLOCKS
 from ..models.layers import HalvingPool, Tanh
-from ..models.resnet18 import BasicBlock
 from ..tasks import Task
 from . import batches, population
 from .chain import Chain
@@ -29,7 +29,7 @@ EVALUATION_BATCH = 2_000
 # Modules that draw no random numbers
 QUIET = (nn.Sequential, nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.Tanh, nn.Sigmoid)
 QUIET += (nn.Flatten, nn.Identity, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.LayerNorm, nn.GELU)
-QUIET += (Tanh, HalvingPool, BasicBlock)
+QUIET += (Tanh, HalvingPool, *BLOCKS)
 
 
 def has_random_layers(model: nn.Module) -> bool:
