@@ -18,19 +18,18 @@ def head(features: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, outputs)
 
 
-def plain(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Convolution without bias: (B, channels, h, w) -> (B, width, ⌈h / stride⌉, ⌈w / stride⌉)."""
-    return nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False)
+def plain(channels: int, width: int, kernel: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    """Convolution: (B, channels, h, w) -> (B, width, ⌈h / stride⌉, ⌈w / stride⌉)."""
+    return nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=bias)
 
 
 def convolve(channels: int, width: int, kernel: int, stride: int = 1, bias: bool = False) -> nn.Sequential:
     """Convolution → BatchNorm: (B, channels, h, w) -> (B, width, ⌈h / stride⌉, ⌈w / stride⌉)."""
-    convolution = nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=bias)
-    return nn.Sequential(convolution, nn.BatchNorm2d(width))
+    return nn.Sequential(plain(channels, width, kernel, stride, bias), nn.BatchNorm2d(width))
 
 
 class BasicBlock(nn.Module):
-    """(B, channels, h, w) -> (B, width, h / stride, w / stride): ReLU(x + two 3×3 convolutions of x)."""
+    """(B, channels, h, w) -> (B, width, ⌈h / stride⌉, ⌈w / stride⌉): ReLU(x + two 3×3 convolutions of x)."""
 
     def __init__(self, channels: int, width: int, stride: int):
         super().__init__()
@@ -43,7 +42,7 @@ class BasicBlock(nn.Module):
 
 
 class PreActivation(nn.Module):
-    """(B, channels, h, w) -> (B, width, h / stride, w / stride): a residual block whose activation comes first.
+    """(B, channels, h, w) -> (B, width, ⌈h / stride⌉, ⌈w / stride⌉): a residual block whose activation comes first.
 
     With a = ReLU(BatchNorm(x)) it is x + body(a), or, where the shape changes, a 1×1 convolution of a + body(a).
     """

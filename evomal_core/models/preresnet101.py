@@ -9,7 +9,7 @@ STAGES = ((64, 3, 1), (128, 4, 2), (256, 23, 2), (512, 3, 2))  # (width, blocks,
 
 
 def bottleneck(channels: int, width: int, stride: int) -> PreActivation:
-    """(B, channels, h, w) -> (B, width, h / stride, w / stride) through width / 4 channels."""
+    """(B, channels, h, w) -> (B, width, ⌈h / stride⌉, ⌈w / stride⌉) through width / 4 channels."""
     inner = width // 4
     first, second = plain(channels, inner, 1), plain(inner, inner, 3, stride)
     body = nn.Sequential(first, activation(inner), second, activation(inner), plain(inner, width, 1))
