@@ -6,17 +6,25 @@ from torch import nn
 from ..checks import check_choice
 from ..registry import MODELS
 from ..tasks.task import Task
+from .alexnet import alexnet
 from .allcnnc import allcnnc
 from .initialisation import initialise
 from .lenet5 import lenet5
 from .logistic import logistic
 from .mlp import mlp
+from .preresnet101 import preresnet101
+from .pyramidnet110_48 import pyramidnet110_48
 from .resnet18 import resnet18
+from .squeezenet import squeezenet
+from .vgg16 import vgg16
+from .wideresnet28_10 import wideresnet28_10
 
 __all__ = ["build_model", "initialise"]
 
 # name -> function of (input_shape, outputs); the model's attribute `initialisation` draws its weights
-MODELS.update({build.__name__: build for build in (mlp, logistic, lenet5, allcnnc, resnet18)})
+ARCHITECTURES = (mlp, logistic, lenet5, alexnet, vgg16, allcnnc, resnet18)
+ARCHITECTURES += (preresnet101, wideresnet28_10, squeezenet, pyramidnet110_48)
+MODELS.update({build.__name__: build for build in ARCHITECTURES})
 
 
 def build_model(name: str, task: Task) -> nn.Module:

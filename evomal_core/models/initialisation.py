@@ -1,11 +1,16 @@
 """Fresh weights from a generator: the rules of the released code [R], and one for anybody's module."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
+
+Rule = Callable[[nn.Module, torch.Generator], None]
+Kinds = tuple[type[nn.Module], ...]
+LAYERS: Kinds = (nn.Linear, nn.Conv2d)
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
@@ -52,28 +57,42 @@ def _reset(module: nn.Module, name: str, covered: bool = False) -> None:
         reset()
 
 
-def chain(rule: Callable[[nn.Module, torch.Generator], None], *layers: nn.Module) -> nn.Sequential:
+def chain(rule: Rule, *layers: nn.Module) -> nn.Sequential:
     """The layers one behind another, as a model whose weights `rule` draws."""
     model = nn.Sequential(*layers)
     model.initialisation = rule
     return model
 
 
-def xavier_uniform(model: nn.Module, generator: torch.Generator) -> None:
+def xavier_uniform(model: nn.Module, generator: torch.Generator, kinds: Kinds = LAYERS) -> None:
     """Weights U(−a, a) with a = sqrt(6 / (fan in + fan out)); biases 0; BatchNorm weight 1, bias 0."""
-    for weight, fan_in, fan_out in _weights(model):
+    for weight, fan_in, fan_out in _weights(model, kinds):
         bound = math.sqrt(6.0 / (fan_in + fan_out))
         weight.uniform_(-bound, bound, generator=generator)
 
 
-def kaiming_normal(model: nn.Module, generator: torch.Generator) -> None:
+def kaiming_normal(model: nn.Module, generator: torch.Generator, kinds: Kinds = LAYERS) -> None:
     """Weights N(0, 2 / fan in); biases 0; BatchNorm weight 1, bias 0."""
-    for weight, fan_in, _ in _weights(model):
+    for weight, fan_in, _ in _weights(model, kinds):
         weight.normal_(0.0, math.sqrt(2.0 / fan_in), generator=generator)
 
 
-def _weights(model: nn.Module):
-    """Yield (weight, fan in, fan out) of each layer, in the order of `modules()`, and reset what is not drawn.
+def fan_out_normal(linear: Callable) -> Rule:
+    """The rule that draws the weights of convolutions from N(0, 2 / fan out), and then those of Linear by the rule `linear`.
+
+    Biases 0; BatchNorm weight 1, bias 0.
+    """
+    return functools.partial(_fan_out_normal, linear)  # can be pickled, which a local function cannot
+
+
+def _fan_out_normal(linear: Callable, model: nn.Module, generator: torch.Generator) -> None:
+    for weight, _, fan_out in _weights(model, (nn.Conv2d,)):
+        weight.normal_(0.0, math.sqrt(2.0 / fan_out), generator=generator)
+    linear(model, generator, (nn.Linear,))
+
+
+def _weights(model: nn.Module, kinds: Kinds):
+    """Yield (weight, fan in, fan out) of each layer of these kinds, in the order of `modules()`; reset what is not drawn.
 
     The caller fills the weight before it goes on. What does not lie contiguously on the CPU is filled there in a tensor of
     its own and copied: the same numbers everywhere.
@@ -81,7 +100,7 @@ def _weights(model: nn.Module):
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.reset_parameters()  # draws nothing; resets the running statistics, too
-        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+        elif isinstance(module, kinds):
             if module.bias is not None:
                 module.bias.zero_()
             weight = module.weight

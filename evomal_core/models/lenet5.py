@@ -2,17 +2,23 @@
 
 from torch import nn
 
+from .blocks import check_images
 from .initialisation import chain, xavier_uniform
 
 
 def lenet5(input_shape: tuple[int, ...], outputs: int) -> nn.Sequential:
-    """x (B, 1, 28, 28) -> z (B, outputs). 44,426 parameters with 10 outputs."""
-    if tuple(input_shape) != (1, 28, 28):
-        raise ValueError(f"lenet5 expects inputs of shape (1, 28, 28), got {tuple(input_shape)}")
+    """x (B, channels, height, width) -> z (B, outputs).
+
+    The convolutions are not padded. 44,426 parameters with 10 outputs on grey 28×28 images, 62,006 on colour 32×32
+    ones. torchvision has no such model.
+    """
+    check_images("lenet5", input_shape, least=16)
+    channels, *sides = input_shape
+    h, w = (((side - 4) // 2 - 4) // 2 for side in sides)  # 4 of 28, 5 of 32
     return chain(
         xavier_uniform,
-        *(nn.Conv2d(1, 6, 5), nn.Tanh(), nn.AvgPool2d(2)),  # (B, 6, 12, 12)
-        *(nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2)),  # (B, 16, 4, 4)
-        *(nn.Flatten(), nn.Linear(256, 120), nn.Tanh()),  # (B, 120)
+        *(nn.Conv2d(channels, 6, 5), nn.Tanh(), nn.AvgPool2d(2)),  # (B, 6, 12, 12) of a 28×28 image
+        *(nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2)),  # (B, 16, h, w)
+        *(nn.Flatten(), nn.Linear(16 * h * w, 120), nn.Tanh()),  # (B, 120)
         *(nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, outputs)),
     )
