@@ -171,7 +171,7 @@ class Config:
     dtype: str = "float32"
     engine: str = "auto"  # of the meta-gradient; does not change results in exact arithmetic
     threads: int = 1  # of the CPU, a cell; likewise
-    copies: int = 0  # K of population batching, likewise; 0 chooses by device and model size
+    copies: int = 0  # K of stacking, likewise; 0 chooses by device and model
     cuda_graphs: bool = False  # replay stacked training steps as CUDA graphs, likewise
 
     def __post_init__(self):

@@ -7,13 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import train
 from test_losses import random_losses
 from torch import nn
 
 from evomal_core import Config, MetaLoss, Task, streams
+from evomal_core.fast.chain import Chain
 from evomal_core.models import initialise
-from evomal_core.training import base, evaluate, fitness, train
-from evomal_core.training.chain import Chain
+from evomal_core.training import evaluate, fitness, trial
+from evomal_core.training.random_layers import seeded
 
 
 def made_task(classification: bool = False, n: int = 40, scale: float = 1.0) -> Task:
@@ -55,7 +57,10 @@ LOSSES = {
 def by_hand(loss, task, model, c: Config, seed, purpose, steps, index=(), milestones=()):
     """An ordinary loop over ordinary torch; the loss is called, its gradient comes of autograd."""
     model = copy.deepcopy(model).train()
+    frozen = [(p, p.detach().clone()) for p in model.parameters() if not p.requires_grad]
     initialise(model, streams.torch_generator(seed, f"{purpose}-init", *index))
+    for p, value in frozen:  # these stay as the caller has them
+        p.data = value
     sgd = torch.optim.SGD(
         model.parameters(),
         lr=c.base_learning_rate,
@@ -68,8 +73,7 @@ def by_hand(loss, task, model, c: Config, seed, purpose, steps, index=(), milest
     for t in range(steps):
         generator = streams.numpy_generator(seed, f"{purpose}-batch", *index, t)
         rows = generator.choice(len(x), c.batch_size, replace=False) if len(x) > c.batch_size else np.arange(len(x))
-        with torch.random.fork_rng():
-            torch.manual_seed(streams.integer(seed, f"{purpose}-layers", *index, t))
+        with seeded(streams.integer(seed, f"{purpose}-layers", *index, t), x.device):
             z = model(x[rows])
         sgd.zero_grad()
         loss(z, y[rows]).backward()
@@ -93,7 +97,7 @@ def test_training_equals_a_loop_by_hand(name, classification, purpose):
     losses.append(nn.CrossEntropyLoss() if classification else nn.MSELoss())
     trained = train(losses, (task, model), CONFIG, 7, purpose, 12, index)
     for loss, got in zip(losses, trained, strict=True):
-        assert got.training
+        assert not got.training
         assert_equal_states(got, by_hand(loss, task, model, CONFIG, 7, purpose, 12, index))
 
 
@@ -163,7 +167,7 @@ def test_streams_depend_on_seed_index_and_purpose():
 def test_the_size_of_a_chunk_does_not_matter(chunk, monkeypatch):
     task, model, losses = made_task(), conv(), [MetaLoss(t).double() for t in LOSSES[False]]
     want = train(losses, (task, model), CONFIG, 0, "test", 13, milestones=(8,))
-    monkeypatch.setattr(base, "CHUNK", chunk)
+    monkeypatch.setattr(trial, "CHUNK", chunk)
     for a, b in zip(train(losses, (task, model), CONFIG, 0, "test", 13, milestones=(8,)), want, strict=True):
         assert_equal_states(a, b, 0)
 
@@ -252,7 +256,7 @@ def test_evaluation_in_pieces(monkeypatch):
     task = made_task()
     (model,) = train([task.task_loss], (task, chain()), CONFIG, 0, "test", 5)
     want = evaluate(model, task, "test")
-    monkeypatch.setattr(base, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr(trial, "EVALUATION_BATCH", 7)
     assert evaluate(model, task, "test") == pytest.approx(want, rel=1e-12)
 
 

@@ -2,8 +2,6 @@
 
 import copy
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,14 +9,12 @@ from torch import nn
 from torch.func import functional_call, hessian, jvp, vmap
 
 from evomal_core import Config, MetaLoss, Task
+from evomal_core.fast.jvp import jvp_engine
+from evomal_core.fast.layers import HalvingPool, Tanh, faster, usual
+from evomal_core.fast.linearise import Linearisation
 from evomal_core.models import build_model
-from evomal_core.models.layers import HalvingPool, Tanh
-from evomal_core.training import base, unroll
-from evomal_core.training.linearise import Linearisation
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the installed package
-
-from benchmarks.naive import usual
+from evomal_core.training import Problem, unroll
+from evomal_core.training.acceleration import FORMS
 
 LAYERS = {"tanh": (Tanh(), nn.Tanh()), "pool": (HalvingPool(), nn.AvgPool2d(2))}
 TREES = ("square(sub(y, f))", "abs(tanh(mul(y, f)))", "sqrt(abs(add(add(f, y), -1)))")
@@ -85,11 +81,26 @@ def test_tanh_of_extremes_and_scalars():
 
 
 def test_state_of_lenet5_is_that_of_the_usual_layers():
-    model = build_model("lenet5", images(4))
-    plain = usual(model)
-    assert not any(isinstance(m, (Tanh, HalvingPool)) for m in plain.modules())
+    plain = build_model("lenet5", images(4))
+    model = faster(copy.deepcopy(plain))
+    assert sum(isinstance(m, (Tanh, HalvingPool)) for m in model.modules()) == 6
     assert list(model.state_dict()) == list(plain.state_dict())
-    plain.load_state_dict(copy.deepcopy(model).state_dict())
+    again = usual(copy.deepcopy(model))
+    assert [type(m) for m in again.modules()] == [type(m) for m in plain.modules()]
+
+
+def test_layers_are_exchanged_wherever_they_stand():
+    shared = nn.Tanh()
+    hooked = nn.Tanh()
+    hooked.register_forward_hook(lambda module, args, output: 2 * output)
+    inner = nn.Sequential(shared, nn.AvgPool2d(2, ceil_mode=True), nn.AvgPool2d(2, 2))
+    model = nn.Sequential(shared, nn.Conv2d(1, 1, 1), shared, inner, hooked, nn.AvgPool2d(3)).double()
+    plain, x = copy.deepcopy(model), torch.randn(2, 1, 12, 12, dtype=torch.float64)
+    fast = faster(model)
+    assert fast[0] is fast[2] is fast[3][0] and isinstance(fast[0], Tanh)
+    assert isinstance(fast[3][2], HalvingPool) and type(fast[3][1]) is type(fast[5]) is nn.AvgPool2d
+    assert type(fast[4]) is nn.Tanh
+    torch.testing.assert_close(fast(x), plain(x))
 
 
 # --- the shared linearisation ---
@@ -102,7 +113,8 @@ def chain(*modules: nn.Module) -> nn.Sequential:
 CHAINS = {
     "lenet5": lambda: build_model("lenet5", images(1)),
     "strided": lambda: chain(nn.Conv2d(1, 4, 3, 2, 1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()),
-    "padded": lambda: chain(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), nn.Sigmoid(), nn.Flatten()),
+    "padded": lambda: chain(nn.Conv2d(1, 4, 3, padding="same", dilation=2), nn.Sigmoid(), nn.Flatten()),
+    "faster": lambda: faster(build_model("lenet5", images(1))),
     "linear": lambda: chain(nn.Identity(), nn.Flatten(), nn.Linear(784, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)),
 }
 
@@ -127,7 +139,8 @@ def test_linearisation_is_refused_where_it_does_not_apply():
     own[1].__class__ = type("Own", (nn.Linear,), {"forward": lambda self, x: 2 * nn.Linear.forward(self, x)})
     shared = nn.Linear(192, 192)
     norm = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
-    for model in (frozen, hooked, own, norm, nn.Sequential(nn.Flatten(), shared, shared), nn.Linear(8, 2)):
+    circular = nn.Sequential(nn.Conv2d(3, 1, 3, padding=1, padding_mode="circular"), nn.Flatten())
+    for model in (circular, frozen, hooked, own, norm, nn.Sequential(nn.Flatten(), shared, shared), nn.Linear(8, 2)):
         assert Linearisation.of(model, x) is None
 
 
@@ -137,11 +150,11 @@ def test_lockstep_of_lenet5_is_higher_on_the_usual_layers(dtype, tolerance):
     model = build_model("lenet5", task)
     config = Config(batch_size=8, dtype=str(dtype).removeprefix("torch."))
     rest = ([task.train], task.validation, task.task_loss, config, [1, 2])
-    together = unroll.jvp_engine(losses(dtype), model, *rest)
+    together = jvp_engine(losses(dtype), faster(copy.deepcopy(model)), *rest)
     for loss, gradient in zip(losses(dtype), together, strict=True):
-        (expected,) = unroll.higher_engine([loss], usual(model), *rest)
+        (expected,) = unroll.higher_engine([loss], model, *rest)
         assert apart(gradient, expected) < tolerance
-        (alone,) = unroll.jvp_engine([loss], model, *rest)
+        (alone,) = jvp_engine([loss], model, *rest)
         assert apart(gradient, alone) < tolerance
 
 
@@ -154,8 +167,9 @@ def test_base_training_is_that_of_pytorch(name, shape):
     model = build_model(name, task)
     config = dataclasses.replace(Config(batch_size=8, dtype="float64"), base_learning_rate=0.01)
     loss = losses()[0]
-    session = base.Session(loss, model, config)
-    plain = usual(model).train()
+    problem = Problem(task, model)
+    (session,) = FORMS["sessions"]([loss], problem, config)
+    plain = copy.deepcopy(model).train()
     optimiser = torch.optim.SGD(
         plain.parameters(),
         lr=0.01,
@@ -172,8 +186,9 @@ def test_base_training_is_that_of_pytorch(name, shape):
 
 
 def test_layout_by_width_and_randomness():
-    expected = {"lenet5": torch.contiguous_format, "resnet18": torch.channels_last, "allcnnc": torch.contiguous_format}
+    expected = {"lenet5": torch.contiguous_format, "resnet18": torch.channels_last, "allcnnc": torch.channels_last}
     for name, layout in expected.items():
-        assert base.layout(build_model(name, images(1, (1, 28, 28)))) is layout, name
-    assert not base.has_random_layers(build_model("resnet18", images(1)))
-    assert base.has_random_layers(build_model("allcnnc", images(1)))
+        task = images(4, (1, 28, 28))
+        problem = Problem(task, build_model(name, task))
+        assert problem.layout is layout, name
+        assert problem.draws == (name == "allcnnc"), name

@@ -14,9 +14,12 @@ from torch.nn import functional
 from torchvision.models import vgg16_bn
 
 from evomal_core import Config, MetaLoss, Task, meta_gradient
-from evomal_core.models import BUILDERS, build_model, initialise
+from evomal_core.models import build_model, initialise
 from evomal_core.models.blocks import PadChannels, Residual
-from evomal_core.training import base
+from evomal_core.registry import MODELS
+from evomal_core.training import Problem
+from evomal_core.training.acceleration import FORMS
+from evomal_core.training.random_layers import seeded
 
 # name -> (parameters with 10 outputs, with 100) on colour images of 32×32
 COUNTS = {
@@ -45,7 +48,7 @@ RULES |= {"wideresnet28_10": ("out", "xavier"), "allcnnc": ("in", "in")}
 def make(name: str, shape=(3, 32, 32), outputs: int = 10) -> nn.Module:
     """The model with weights of its constructor."""
     name, _, form = name.partition(" ")
-    return BUILDERS[name](shape, outputs, **({"released": True} if form else {}))
+    return MODELS[name](shape, outputs, **({"released": True} if form else {}))
 
 
 def images(size: int, n: int = 2, dtype=torch.float64) -> Task:
@@ -61,7 +64,7 @@ def images(size: int, n: int = 2, dtype=torch.float64) -> Task:
 def problem(request) -> tuple[str, Task, nn.Module]:
     """(name, task of two images a part, model) in float64; no test may change the model."""
     task = images(SIZES[request.param])
-    if request.param in BUILDERS:
+    if request.param in MODELS:
         return request.param, task, build_model(request.param, task)
     model = make(request.param, task.input_shape).double()
     initialise(model, generator(0))
@@ -322,9 +325,9 @@ def test_initialise_depends_on_its_generator_alone(name):
 def test_nothing_is_in_place_or_random(problem):
     name, task, model = problem
     assert not any(getattr(m, "inplace", False) for m in model.modules())
-    assert base.has_random_layers(model) == (name == "allcnnc released")
-    expected = torch.contiguous_format if name in ("lenet5", "allcnnc released") else torch.channels_last
-    assert base.layout(model) is expected
+    made = Problem(task, model)
+    assert made.draws == (name == "allcnnc released")
+    assert made.layout is (torch.contiguous_format if name == "lenet5" else torch.channels_last)
     before = task.train[0].clone()
     z = copy.deepcopy(model)(task.train[0])
     assert z.shape == (2, 10) and torch.isfinite(z).all()
@@ -335,13 +338,12 @@ def test_training_step_is_that_of_pytorch(problem):
     _, task, model = problem
     config = Config(batch_size=2, dtype="float64")
     loss = MetaLoss("square(sub(y, f))", None, classification=True).double()
-    session = base.Session(loss, model, config)
+    made = Problem(task, model)
+    (session,) = FORMS["sessions"]([loss], made, config)
     plain = copy.deepcopy(model).train()
     optimiser = torch.optim.SGD(plain.parameters(), **config.sgd)
-    seed = 3 if base.has_random_layers(model) else None
-    session.step(task.train, seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
+    session.step(task.train, 3 if made.draws else None)
+    with seeded(3, task.device):
         loss(plain(task.train[0]), task.train[1]).backward()
     optimiser.step()
     # Squared norms, tensor by tensor: of the difference, and of what the step changed.

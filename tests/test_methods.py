@@ -12,7 +12,7 @@ from torch import nn
 import evomal_core as ec
 from evomal_core.config import Config, Protocol
 from evomal_core.losses import load_loss
-from evomal_core.losses.elementwise import Derivatives, Elements
+from evomal_core.fast.derivatives import Derivatives, LossInputs
 from evomal_core.losses.neural import NeuralLoss
 from evomal_core.losses.taylor import TaylorLoss
 from evomal_core.search import LEARNING_RATES, cma_es, search
@@ -67,7 +67,7 @@ def test_taylor_closed_form_equals_autograd(roles, last_term, classification):
     loss = TaylorLoss(
         torch.linspace(-1, 1.5, 8).double(), classification=classification, roles=roles, last_term=last_term
     )
-    found = Derivatives([loss], Elements(z, target))
+    found = Derivatives([loss], LossInputs(z, target))
     zz = z.clone().requires_grad_()
     expected = loss(zz, target)
     torch.testing.assert_close(found.values()[0], expected.detach())

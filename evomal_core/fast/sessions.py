@@ -60,6 +60,8 @@ class FastSession(Session):
         self.stopped = False
 
     def step(self, batch, seed: int | None) -> None:
+        if self.stopped:
+            return
         x, y = batch
         if self.chain:
             inputs, z = self.chain.forward(x)
@@ -67,7 +69,10 @@ class FastSession(Session):
             with seeded(seed, x.device):
                 z = self.model(self.problem.as_laid_out(x))
         found = Derivatives([self.loss], LossInputs(z, y))
-        self.nonfinite.add_(found.values()[0], alpha=0)
+        value = found.values()[0]
+        if self.stops_at(value):
+            return
+        self.nonfinite.add_(value, alpha=0)
         if self.chain:
             self.chain.backward(found.v[0], inputs)
         else:
@@ -81,17 +86,18 @@ class FastSession(Session):
     def tensors(self) -> dict[str, torch.Tensor]:
         state = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         state |= {f"momentum.{k}": m for k, m in enumerate(self.optimiser.momenta)}
-        return state | {"nonfinite": self.nonfinite}
+        return state | {"nonfinite": self.nonfinite, "stopped": torch.tensor(self.stopped)}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         load_into(self.model.state_dict(), tensors, "model.")
         load_into({str(k): m for k, m in enumerate(self.optimiser.momenta)}, tensors, "momentum.")
         self.nonfinite.copy_(tensors["nonfinite"])
+        self.stopped = bool(tensors["stopped"])
 
 
 def sessions(losses: Sequence[nn.Module], problem: Problem, config: Config) -> list[Session]:
     """Sessions that train a model each under these losses, stacked where that pays."""
-    together = stacked.copies(config, problem)
+    together = 1 if config.score_non_finite else stacked.copies(config, problem)
     if together == 1:
         return [FastSession(loss, problem, config) for loss in losses]
     kind = stacked.LinearSession if stacked.single_layer(problem.model) else stacked.StackedSession

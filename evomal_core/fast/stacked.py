@@ -167,6 +167,12 @@ def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: 
         z = vmap(lambda w, b: maps(w, validation[0], seeds[-1], b), randomness="same")(theta, fixed)
     task_v = gradient(task_loss, LossInputs(z, validation[1]))
     h = torch.autograd.grad(z, theta, task_v, materialize_grads=True)
-    along = vmap(lambda t, b: jvp(lambda *w: maps(w, x, seeds[0], b), maps.weights, t)[1], randomness="same")
-    u = along(tuple(-alpha * part for part in h), maps.stacked_fixed(len(losses)))  # (K, B, C)
+
+
+    def along(t, fixed):  # a forward pass may not write into what it captured
+        run = lambda *w: maps(w, x, seeds[0], {name: tensor.clone() for name, tensor in fixed.items()})  # noqa: E731
+        return jvp(run, maps.weights, t)[1]
+
+    directions = tuple(-alpha * part for part in h)
+    u = vmap(along, randomness="same")(directions, maps.stacked_fixed(len(losses)))  # (K, B, C)
     return found.mixed(u)

@@ -37,6 +37,7 @@ class Problem:
     def __init__(self, task: Task, model: nn.Module):
         self.task = task
         self.model = rearranged(copy.deepcopy(model))
+        self.frozen = [(p, p.detach().clone()) for p in self.model.parameters() if not p.requires_grad]
         if faster := accelerated("layers"):
             self.model = faster(self.model)
         self.draws = random_layers(self.model.train(), task.train[0][:PROBED])
@@ -53,8 +54,11 @@ class Problem:
         return iter((self.task, self.model))
 
     def initialise(self, seed: int, purpose: str, *index: int) -> None:
-        """Draw the working copy's weights from the named stream."""
+        """Draw the working copy's weights from the named stream; frozen ones keep the caller's values."""
         initialise(self.model, streams.torch_generator(seed, purpose, *index))
+        with torch.no_grad():
+            for p, value in self.frozen:
+                p.copy_(value)
 
     def batch(self, part: str, size: int, seed: int, purpose: str, *index: int):
         """A uniform batch (x, y) of a part of the task, from the named stream; a smaller part is the batch."""

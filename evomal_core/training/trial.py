@@ -100,13 +100,18 @@ class Session:
             z = self.model(self.problem.as_laid_out(x))
         check_target(z, y)
         value = self.loss(z, y)
-        if self.config.score_non_finite and not math.isfinite(value):
-            self.stopped = True  # [R]: stops before this update and is scored with the weights it has
+        if self.stops_at(value.detach()):
             return
         self.nonfinite.add_(value.detach(), alpha=0)
         self.optimiser.zero_grad()
         value.backward()
         self.optimiser.step()
+
+    def stops_at(self, value: torch.Tensor) -> bool:
+        """Does the training stop at this loss? The released code stops before an update that would not be finite, and
+        scores the weights reached so far."""
+        self.stopped = self.config.score_non_finite and not math.isfinite(value)
+        return self.stopped
 
     def change_rate(self, factor: float) -> None:
         """Multiply the learning rate."""
@@ -188,7 +193,7 @@ def train(losses: Sequence[nn.Module], problem, config: Config, seed: int, trial
 def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: Trial, kept) -> list[Outcome]:
     task, index, purpose = problem.task, trial.index, trial.purpose
     problem.initialise(seed, f"{purpose}-init", *index)
-    form = None if config.score_non_finite else accelerated("sessions")
+    form = accelerated("sessions")
     sessions = (form and form(losses, problem, config)) or [Session(loss, problem, config) for loss in losses]
     outcomes = [Outcome({}) for _ in losses]
     begin = kept.restore(sessions, outcomes) if kept else 0

@@ -10,12 +10,14 @@ single values (`-p seed 3`), so a list may also be one value or a comma-separate
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from evomal_core.config import Config, check_choice
+from evomal_core.checks import check_choice
+from evomal_core.config import Config
 from evomal_core.experiments import store
-from evomal_core.experiments.cell import METHODS, Cell
+from evomal_core.experiments.cell import Cell
+from evomal_core.registry import METHODS
 from evomal_core.tasks import find_data_dir, find_device
 
 SIMPLE = (str, int, float, list, tuple, dict, set, type(None))  # what a parameter can be; modules, functions … are not
@@ -42,7 +44,7 @@ class Parameters:
     budget: str = "quick"
     datasets: tuple[str, ...] = ("diabetes",)
     models: tuple[str, ...] = ("mlp",)
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = field(default_factory=lambda: tuple(METHODS))
     protocol: str = "paper"
     device: str = "auto"
     results_dir: str | None = None

@@ -19,15 +19,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from evomal_core.losses import expression
-from evomal_core.search.evaluate import OUTCOMES, PHASES
+from evomal_core.registry import METHODS
+from evomal_core.search.state import OUTCOMES, PHASES
 
-from .report import METHOD_ORDER, Records
+from .report import Records
 
 PALETTE = seaborn.color_palette("colorblind")
-COLOURS = {m: PALETTE[i] for m, i in zip(METHOD_ORDER, (7, 5, 6, 4, 1, 0, 2), strict=True)}
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # beside the colour, for prints without it
 SHADES = seaborn.color_palette("viridis_r", len(OUTCOMES))  # no method has one of these
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "-1": "−1"}
+
+
+def colour(method: str):
+    """The colour of a method, the same in every figure."""
+    return PALETTE[METHODS[method].colour % len(PALETTE)]
 
 
 @contextmanager
@@ -101,8 +106,8 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
     places = [(x, title) for x in against for title in panels]
     figure, axes = grid(len(places), len(panels), (3.4, 2.8))
     for axis, (x, title) in zip(axes, places, strict=False):
-        for name in sorted(panels[title], key=lambda name: (METHOD_ORDER.index(name.split()[0]), name)):
-            how = {"color": COLOURS[name.split()[0]], "ls": "--" if "own" in name else "-"}
+        for name in sorted(panels[title], key=lambda name: (list(METHODS).index(name.split()[0]), name)):
+            how = {"color": colour(name.split()[0]), "ls": "--" if "own" in name else "-"}
             how |= {"drawstyle": "steps-post"} if x == "seconds" else {}
             each = [history.groupby(x)["best_so_far"].last() for history in panels[title][name]]
             table = pandas.concat(each, axis=1).sort_index().ffill()

@@ -16,20 +16,21 @@ import pandas
 import scipy.stats
 
 from evomal_core import files
-from evomal_core.config import BUDGETS, DATASETS, MODELS, check_choice
+from evomal_core.checks import check_choice
+from evomal_core.config import BUDGETS
 from evomal_core.experiments import store
 from evomal_core.experiments.cell import Cell
 from evomal_core.losses.meta_network import MetaLoss
-from evomal_core.search import evaluate
+from evomal_core.registry import DATASETS, METHODS, MODELS
+from evomal_core.search import state
 from evomal_core.tasks import find_device
 
 REFERENCE = store.ROOT / "results" / "reference"
 PAPER = store.ROOT / "data" / "paper"
-METHOD_ORDER = ("baseline", "tuned", "ml3", "taylorglo", "gp-lfl", "evomal", "random")
 SOURCES = ("reference", "own")
 BLOCK = ["dataset", "model", "protocol", "budget"]  # what is compared with one another: the methods of one of these
 KEYS = [*BLOCK, "method"]
-PHASES = (*evaluate.PHASES, "test")
+PHASES = (*state.PHASES, "test")
 NOTE = (
     "mean ± sample standard deviation (n − 1; the paper does not say which it gives) over n seeds. Runs that diverged or "
     "found no loss are counted behind n and are not in the mean. Differences are to the paper's mean. Bold, by the paper's "
@@ -70,15 +71,17 @@ class Records:
 Runs = Records | Iterable[store.Run] | pandas.DataFrame  # a list of runs counts as own, a table is one of `runs_table`
 
 
-def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None) -> Records:
+def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None, transferred: bool = False) -> Records:
     """All records of `results_dir` (default as for `run_cell`) and of `results/reference/`.
 
     Args:
+        transferred: the tests of losses on another task than that of their search, instead of those on their own.
         also: what `run_grid` returned; those of it that could not be run have no record, and stand in the table as such.
     """
     reference, damaged = store.read_runs(reference_dir or REFERENCE, Cell)
     own, more = store.read_runs(store.results_dir(results_dir), Cell)
     own += [run for run in also if run.path is None]
+    reference, own = ([run for run in runs if bool(run.cell.source) == transferred] for runs in (reference, own))
     for runs in (reference, own):
         runs.sort(key=lambda run: (_order(_key(run.cell)), run.cell.seed))
     return Records(reference, own, [message.replace(f"{store.ROOT}/", "") for message in damaged + more])
@@ -122,7 +125,7 @@ def _row(run: store.Run) -> dict:
         **{f"seconds_{phase}": run.seconds.get(phase) for phase in PHASES},
         "status": run.status,
         "reason": run.reason,
-        "candidates": sum(row.get(outcome, 0) for row in history for outcome in evaluate.OUTCOMES) if history else None,
+        "candidates": sum(row.get(outcome, 0) for row in history for outcome in state.OUTCOMES) if history else None,
         "evaluated": sum(row.get("evaluated", 0) for row in history) if history else None,
         "seconds": run.seconds.get("total"),
         "expression": loss.get("expression") or loss.get("kind"),
@@ -178,7 +181,7 @@ _key = operator.attrgetter(*KEYS)  # of a cell: the tuple of its KEYS
 
 def _order(key: tuple) -> tuple:
     """Rows in the paper's order; unknown names behind the known, variants behind their base."""
-    orders = (DATASETS, MODELS, ("paper", "released"), tuple(BUDGETS), METHOD_ORDER)
+    orders = (list(DATASETS), list(MODELS), ("paper", "released"), tuple(BUDGETS), list(METHODS))
     bases = [value.split("+")[0] for value in key]
     return tuple((o.index(b) if b in o else len(o), v) for o, b, v in zip(orders, bases, key, strict=True))
 
@@ -214,7 +217,7 @@ def _with_n(row, bold: str) -> str:
 
 
 def compare(
-    runs: Runs, method: str = "evomal", others: Iterable[str] = METHOD_ORDER, value: str = "test_metric"
+    runs: Runs, method: str = "evomal", others: Iterable[str] = METHODS, value: str = "test_metric"
 ) -> pandas.DataFrame:
     """Paired comparison of a method with others over the seeds that both have, never between sources.
 

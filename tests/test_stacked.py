@@ -1,18 +1,20 @@
-"""Population batching equals one by one, to rounding, in float64 (training/population.py)."""
+"""Stacked copies equal one by one, to rounding, in float64 (fast/stacked.py)."""
 
 import dataclasses
 
 import pytest
 import torch
+from helpers import train
 from torch import nn
 
+from evomal_core import fast
 from evomal_core.config import Config
+from evomal_core.fast.jvp import jvp_engine
 from evomal_core.losses import expression
 from evomal_core.losses.meta_network import MetaLoss
 from evomal_core.search import search
 from evomal_core.tasks import Task
-from evomal_core.training import fitness, optimise_losses, population, train
-from evomal_core.training.unroll import ENGINES
+from evomal_core.training import Problem, fitness, optimise_losses
 
 CONFIG = Config(dtype="float64", batch_size=16, fitness_steps=12, meta_steps=4, base_learning_rate=0.05)
 
@@ -82,7 +84,7 @@ def test_a_single_layer_side_by_side_equals_one_by_one(classes, momentum, bias):
     trees = [MetaLoss(loss.tree, loss.weights, classification=classes is not None).double() for loss in losses(7)]
     plain = train(trees, (task, model), dataclasses.replace(config, copies=1), 0, "fitness", 12, (0,))
     stacked = train(trees, (task, model), config, 0, "fitness", 12, (0,))
-    assert population.copies(config, model) > 1
+    assert fast.copies(config, Problem(task, model)) > 1
     for a, b in zip(plain, stacked, strict=True):
         for (name, p), q in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11, msg=name)
@@ -118,8 +120,8 @@ def test_stacked_meta_gradients_equal_one_by_one(model, nesterov):
     config = dataclasses.replace(CONFIG, base_nesterov=nesterov, base_momentum=0.9 if nesterov else 0.0)
     arguments = (base, [batch], validation, nn.CrossEntropyLoss())
     buffers = [b.clone() for b in base.buffers()]
-    plain = ENGINES["jvp"](losses(), *arguments, config, [1, 2])
-    stacked = ENGINES["jvp"](losses(), *arguments, dataclasses.replace(config, copies=3), [1, 2])
+    plain = jvp_engine(losses(), *arguments, config, [1, 2])
+    stacked = jvp_engine(losses(), *arguments, dataclasses.replace(config, copies=3), [1, 2])
     for (a,), (b,) in zip(plain, stacked, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13)
     assert any(float(a.abs().max()) > 1e-6 for (a,) in plain)
@@ -136,8 +138,9 @@ def test_optimised_weights_agree():
 
 
 def test_default_number_of_copies():
-    assert population.copies(Config(), chain()) == 1  # on a CPU
-    assert population.copies(Config(copies=7), chain()) == 7
+    problem = Problem(image_task(), chain())
+    assert fast.copies(Config(), problem) == 1  # on a CPU
+    assert fast.copies(Config(copies=7), problem) == 7
 
 
 def plain_engine_search(engine, copies, model=chain):
@@ -153,8 +156,7 @@ def plain_engine_search(engine, copies, model=chain):
         engine=engine,
         copies=copies,
     )
-    _, state = search([(image_task(), model())], config, 3)
-    return state
+    return search([(image_task(), model())], config, 3).state
 
 
 @pytest.mark.parametrize(
