@@ -11,7 +11,6 @@ from .registry import DATASETS
 ENGINES = ("auto", "jvp", "gram", "higher")  # of the meta-gradient
 
 
-
 class Switch(NamedTuple):
     """One setting that a protocol's name can hold, `switch=value`.
 
@@ -161,7 +160,9 @@ class Config:
     test_steps: int = 10_000
     test_milestones: tuple[int, ...] = ()  # steps at which the rate is multiplied by 0.1
     test_learning_rate: float = 0.0  # of meta-testing; 0: the loss's own, else the base learning rate
-    test_start: str = "fresh"  # initial weights and batches of meta-testing: of their own, or "search": those of fitness
+    test_start: str = (
+        "fresh"  # initial weights and batches of meta-testing: of their own, or "search": those of fitness
+    )
     batch_size: int = 128
     base_learning_rate: float = 0.01
     base_momentum: float = 0.9

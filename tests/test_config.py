@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from evomal_core import BUDGETS, Cell, Config, Protocol, streams
-from evomal_core.config import DATASETS, EXTRA_SWITCHES, MODELS, SWITCHES, as_switch, check_choice, parse_override
+from evomal_core.checks import check_choice
+from evomal_core.config import SWITCHES, as_switch, parse_override
+from evomal_core.registry import DATASETS, MODELS
 
 
 def config(dataset="diabetes", budget="paper", protocol="paper") -> Config:
@@ -106,9 +108,9 @@ def test_released_protocol():
     assert Protocol.parse("paper")["split"] == "honest"
 
 
-@pytest.mark.parametrize("switch", [*SWITCHES, *EXTRA_SWITCHES])
+@pytest.mark.parametrize("switch", SWITCHES)
 def test_every_switch_alone(switch):
-    for value in SWITCHES.get(switch) or EXTRA_SWITCHES[switch]:
+    for value in SWITCHES[switch].values:
         for base in ("paper", "released"):
             protocol = Protocol.parse(f"{base}+{switch}={value}")
             assert protocol[switch] == value
@@ -313,11 +315,11 @@ def test_an_override_that_is_a_switch_stands_in_the_protocol(budget, protocol, c
     assert cell == Cell("diabetes", "mlp", "evomal", 0, *canonical)
 
 
-@pytest.mark.parametrize("switch", [*SWITCHES, *EXTRA_SWITCHES])
+@pytest.mark.parametrize("switch", SWITCHES)
 def test_every_switch_can_be_told_from_its_field(switch):
     for base in ("paper", "released"):
         plain = Config.for_cell(Cell("diabetes", "mlp", "evomal", 0, "quick", base))
-        for value in SWITCHES.get(switch) or EXTRA_SWITCHES[switch]:
+        for value in SWITCHES[switch].values:
             changed = Config.for_cell(Cell("diabetes", "mlp", "evomal", 0, "quick", f"{base}+{switch}={value}"))
             differing = [f for f in dataclasses.asdict(plain) if getattr(plain, f) != getattr(changed, f)]
             assert [as_switch(f, getattr(changed, f)) for f in differing] == [f"{switch}={value}"][: len(differing)]

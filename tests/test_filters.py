@@ -12,6 +12,7 @@ from torch import nn
 from evomal_core import Config, MetaLoss, Task, streams
 from evomal_core.models import initialise
 from evomal_core.search.filters import Probe, gradient_key, improvement
+from evomal_core.training.random_layers import seeded
 
 CONFIG = Config(dtype="float64", rejection_steps=30, base_learning_rate=0.05, rejection_batch=20)
 
@@ -60,8 +61,7 @@ def test_probe_is_the_first_instances_through_a_fresh_network_in_training_mode()
     model, twin = network(1), network(1)
     got = Probe.of((task, model.eval()), c, 5)
     initialise(twin, streams.torch_generator(5, "filter"))
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(streams.integer(5, "filter", 0))
+    with seeded(streams.integer(5, "filter", 0), torch.device("cpu")), torch.no_grad():
         want = twin.train()(task.train[0][:20])
     assert torch.equal(got.prediction, want)
     assert torch.equal(got.target, task.train[1][:20])

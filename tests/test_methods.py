@@ -11,13 +11,12 @@ from torch import nn
 
 import evomal_core as ec
 from evomal_core.config import Config, Protocol
-from evomal_core.losses import load_loss
 from evomal_core.fast.derivatives import Derivatives, LossInputs
+from evomal_core.losses import load_loss
 from evomal_core.losses.neural import NeuralLoss
 from evomal_core.losses.taylor import TaylorLoss
-from evomal_core.search import LEARNING_RATES, cma_es, search
-from evomal_core.search.evaluate import Evaluator
-from evomal_core.search.genetic import SearchState
+from evomal_core.search import SearchState, cma_es, search
+from evomal_core.search.tuned import LEARNING_RATES
 from evomal_core.tasks import Task
 
 CONFIG = Config(population=5, generations=3, meta_steps=5, fitness_steps=10, rejection_steps=5, batch_size=16)
@@ -115,7 +114,8 @@ def test_neural_loss_is_the_network():
 
 
 def test_ml3_optimises_its_weights():
-    loss, state = search([problem()], CONFIG, 0, "ml3")
+    result = search([problem()], CONFIG, 0, "ml3")
+    loss, state = result.loss, result.state
     assert isinstance(loss, NeuralLoss) and state.history[0]["seconds_optimise"] > 0
     start = NeuralLoss.fresh(ec.streams.torch_generator(0, "phi"))
     assert 0 < float((loss.weights - start.weights).abs().max()) <= 5.1e-3  # five Adam steps of 1e-3
@@ -123,7 +123,7 @@ def test_ml3_optimises_its_weights():
 
 def test_cma_es_finds_a_better_loss_and_goes_on_where_it_was():
     config = dataclasses.replace(CONFIG, population=10, generations=8)
-    _, whole = search([problem()], config, 0, "taylorglo")
+    whole = search([problem()], config, 0, "taylorglo").state
     kept = {}
 
     def keep(state):
@@ -131,7 +131,8 @@ def test_cma_es_finds_a_better_loss_and_goes_on_where_it_was():
             kept.update(state.to_json())
 
     search([problem()], config, 0, "taylorglo", on_generation=keep)
-    loss, resumed = search([problem()], config, 0, "taylorglo", SearchState.from_json(kept))
+    result = search([problem()], config, 0, "taylorglo", SearchState.from_json(kept))
+    loss, resumed = result.loss, result.state
 
     def results(state):
         return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in state.history]
@@ -139,24 +140,31 @@ def test_cma_es_finds_a_better_loss_and_goes_on_where_it_was():
     assert results(resumed) == results(whole) and resumed.best == whole.best
     assert whole.history[-1]["best_so_far"] < whole.history[0]["best_so_far"]
     assert isinstance(loss, TaylorLoss)
+    fitnesses = [leader.fitness for leader in result.leaders]
+    assert fitnesses == sorted(fitnesses) and len(fitnesses) == 25 and fitnesses[0] == whole.best.fitness
+    assert result.leaders[0].weights == pytest.approx(whole.best.weights)
+
+
+BEGIN = {"centroid": [0.0] * 8, "sigma": cma_es.SIGMA}
 
 
 def test_taylorglo_starts_at_zero_with_sigma():
     config = dataclasses.replace(CONFIG, population=400, fitness_steps=1)
-    state = SearchState()
-    cma_es.step(state, Evaluator([problem()], config, 0))
-    points = np.array([i.weights for i in state.population])
+    state = cma_es.CmaState()
+    asked, _ = cma_es.step(state, BEGIN, lambda p: cma_es.taylor(p, config, problem()[0]), [problem()], config, 0)
+    points = np.array([point.weights for point in asked])
     assert points.mean() == pytest.approx(0, abs=0.1) and points.std() == pytest.approx(1.2, rel=0.05)
 
 
 def test_tuned_takes_the_rate_of_the_best_fitness():
-    _, state = search([problem()], CONFIG, 0, "tuned")
+    result = search([problem()], CONFIG, 0, "tuned")
     assert len(LEARNING_RATES) == 25 and LEARNING_RATES[0] == pytest.approx(1e-3) and LEARNING_RATES[-1] == 1
     values = {}
     for rate in LEARNING_RATES.tolist():
         config = dataclasses.replace(CONFIG, base_learning_rate=rate)
         (values[rate],) = ec.training.fitness([nn.MSELoss()], [problem()], config, 0)
-    assert state.best.weights[0] == min(values, key=values.get)
+    assert result.learning_rate == min(values, key=values.get) == result.leaders[0].learning_rate
+    assert [leader.fitness for leader in result.leaders] == sorted(v for v in values.values() if math.isfinite(v))
 
 
 def test_taylor_switches_reach_the_loss():

@@ -10,7 +10,6 @@ import pandas
 import pytest
 
 import evomal_core as ec
-from evomal_core import files
 from evomal_core.experiments import store
 from evomal_notebooks import report
 
@@ -24,27 +23,42 @@ def history(*best, **counts):
 
 
 def write(folder, method="baseline", seed=0, test=0.5, status="complete", budget="quick", protocol="paper", **more):
-    """Write a record as `run_cell` would, without running anything."""
+    """Write the records of a search and its test as `run_cell` would, without running anything."""
     cell = ec.Cell(*DIABETES, method, seed, budget, protocol)
-    record = {
-        "schema": store.SCHEMA,
-        "cell": dataclasses.asdict(cell),
-        "config": dataclasses.asdict(ec.Config.for_cell(cell)),
-        "status": status,
-        "reason": None if status == "complete" else "because",
-        "metric": "mean squared error",
-        "test_metric": test if status == "complete" else None,
-        "validation_metric": 0.4,
-        "train_metric": 0.3,
+    seconds = dict(more.pop("seconds", {"total": 60.0}))
+    of_test, total = seconds.pop("test", 0.0), seconds.pop("total", 0.0)
+    found = None if status == "no_loss" else more.pop("loss", {"kind": "squared_error"})
+    facts = {"schema": store.SCHEMA, "cell": dataclasses.asdict(cell)}
+    facts |= {"config": dataclasses.asdict(ec.Config.for_cell(cell)), "reason": None if found else "because"}
+    search = facts | {
+        "status": "complete" if found else "no_loss",
         "fitness": None,
-        "loss": None,
+        "learning_rate": None,
+        "loss": found,
+        "leaders": [],
         "history": [],
-        "seconds": {"total": 60.0},
+        "seconds": {"search": total - of_test} | seconds,
         **more,
     }
-    path = store.folder_of(cell, folder) / "record.json"
-    files.write_json(path, record)
-    return path
+    path = store.folder_of(cell, folder)
+    store.write_search(path, search)
+    if found:
+        complete = status == "complete"
+        record = facts | {
+            "search": {"cell": facts["cell"], "loss": store.digest_of(found)},
+            "status": status,
+            "reason": None if complete else "because",
+            "metric": "mean squared error",
+            "train_metric": 0.3,
+            "validation_metric": 0.4,
+            "test_metric": test if complete else None,
+            "start": "fresh",
+            "steps": 2_000,
+            "learning_rate": 0.01,
+            "seconds": {"test": of_test},
+        }
+        store.write_test(path, cell, record)
+    return path / "record.json"
 
 
 @pytest.fixture
@@ -136,7 +150,7 @@ def test_rows_stand_in_the_order_of_the_paper(folders):
 def test_a_damaged_record_is_named_and_the_others_are_read(folders):
     write(folders[0], seed=0)
     write(folders[0], seed=1).write_text('{"schema": 1, "cell": ')
-    not_a_number = write(folders[0], seed=2)
+    not_a_number = write(folders[0], seed=2).parent / "tests" / "fresh.json"
     not_a_number.write_text(not_a_number.read_text().replace('"test_metric": 0.5', '"test_metric": NaN'))
     runs = report.collect(folders[0], reference_dir=folders[1])
     assert [run.cell.seed for run in runs.own] == [0]

@@ -14,10 +14,11 @@ from evomal_core import Config, SquaredError, Task, search
 from evomal_core.losses import expression
 from evomal_core.search import evaluate as stages
 from evomal_core.search import filters
-from evomal_core.search.evaluate import OUTCOMES, Evaluator, Individual, Memory
-from evomal_core.search.genetic import SearchState, ask, select, tell
+from evomal_core.search.evaluate import Evaluator, Memory
+from evomal_core.search.genetic import GeneticState, ask, select
+from evomal_core.search.state import OUTCOMES, Individual, SearchState, tell
 from evomal_core.tasks.task import PARTS
-from evomal_core.training import base
+from evomal_core.training import fitness
 
 CONFIG = Config(
     dtype="float64",
@@ -67,7 +68,7 @@ def work(monkeypatch):
 
     monkeypatch.setattr(stages.unroll, "optimise_losses", watched("optimise", stages.unroll.optimise_losses))
     monkeypatch.setattr(stages.filters, "improvement", watched("filter", filters.improvement))
-    monkeypatch.setattr(stages.base, "fitness", watched("fitness", base.fitness))
+    monkeypatch.setattr(stages, "fitness", watched("fitness", fitness))
     return done
 
 
@@ -111,7 +112,7 @@ def test_fitness_is_that_of_the_loss_alone():
     got = evaluator().evaluate([GOOD, OTHER], Memory(), 0)[0]
     for i in got:
         loss = evaluator().compile(i.expression, i.weights)
-        assert i.fitness == base.fitness([loss], [problem()], CONFIG, 0)[0]
+        assert i.fitness == fitness([loss], [problem()], CONFIG, 0)[0]
 
 
 def test_equal_candidates_of_a_generation_are_evaluated_once(work):
@@ -216,9 +217,7 @@ def test_losses_that_are_not_finite_are_the_worst_case_and_counted():
 
 
 def test_a_session_that_diverges_is_the_worst_case_and_counted(monkeypatch):
-    monkeypatch.setattr(
-        stages.base, "fitness", lambda losses, *rest: [math.inf if str(x) == OTHER else 0.5 for x in losses]
-    )
+    monkeypatch.setattr(stages, "fitness", lambda losses, *rest: [math.inf if str(x) == OTHER else 0.5 for x in losses])
     individuals, counts, *_ = evaluator(False).evaluate([OTHER, GOOD], Memory(), 0)
     assert outcomes(individuals) == ["non_finite", "evaluated"]
     assert counts.count("non_finite") == counts.count("evaluated") == 1
@@ -258,27 +257,27 @@ def population(n: int = 8) -> list[Individual]:
 
 
 def offspring(seed: int = 0, people=None, **changes):
-    state = SearchState(generation=1, population=people or population())
+    state = GeneticState(generation=1, population=people or population())
     return ask(state, dataclasses.replace(CONFIG, **changes), seed)
 
 
 def test_the_first_population_is_random_and_corrected():
-    first = ask(SearchState(), dataclasses.replace(CONFIG, population=60), 0)
+    first = ask(GeneticState(), dataclasses.replace(CONFIG, population=60), 0)
     assert all(isinstance(m, str) for m in first)
     assert all("y" in m and "f" in m for m in first)
     heights = [expression.parse(m).height for m in first]
     assert 2 <= min(heights)
     assert max(heights) <= 5
-    assert first == ask(SearchState(), dataclasses.replace(CONFIG, population=60), 0)
-    assert first != ask(SearchState(), dataclasses.replace(CONFIG, population=60), 1)
+    assert first == ask(GeneticState(), dataclasses.replace(CONFIG, population=60), 0)
+    assert first != ask(GeneticState(), dataclasses.replace(CONFIG, population=60), 1)
 
 
 def test_random_search_draws_fresh_trees_every_generation():
-    state = SearchState(generation=1, population=population())
+    state = GeneticState(generation=1, population=population())
     fresh = ask(state, CONFIG, 0, fresh=True)
     assert all(isinstance(m, str) for m in fresh)
     assert not {i.expression for i in state.population} & set(fresh)
-    assert fresh != ask(SearchState(generation=2, population=population()), CONFIG, 0, fresh=True)
+    assert fresh != ask(GeneticState(generation=2, population=population()), CONFIG, 0, fresh=True)
 
 
 def test_the_best_survive_with_fitness_and_weights():
@@ -384,12 +383,13 @@ def test_double_tournament_is_deap_s():
 # Telling
 
 
-def told(fitnesses, computed=None, state=None, **changes) -> SearchState:
-    state = state or SearchState()
+def told(fitnesses, computed=None, state=None, **changes) -> GeneticState:
+    state = state or GeneticState()
     trees = expression.grow(1, (2, 4), len(fitnesses))
     people = [individual(str(t), f) for t, f in zip(trees, fitnesses, strict=True)]
     outcomes = ["evaluated" if computed is None or k in computed else "symbolic" for k in range(len(people))]
     tell(state, people, outcomes, {}, dataclasses.replace(CONFIG, **changes))
+    state.population = people
     return state
 
 
@@ -436,8 +436,8 @@ def test_the_stale_variable_of_the_released_code():
 @pytest.fixture(scope="module")
 def finished():
     states = []
-    loss, state = search([problem()], CONFIG, SEED, on_generation=lambda s: states.append(json.dumps(s.to_json())))
-    return loss, state, states
+    result = search([problem()], CONFIG, SEED, on_generation=lambda s: states.append(json.dumps(s.to_json())))
+    return result.loss, result.state, states
 
 
 def without_seconds(history) -> list[dict]:
@@ -469,13 +469,13 @@ def test_the_best_is_never_lost(finished):
 
 def test_the_best_fitness_can_be_computed_again(finished):
     loss, state, _ = finished
-    assert base.fitness([loss], [problem()], CONFIG, SEED) == [state.best.fitness]
+    assert fitness([loss], [problem()], CONFIG, SEED) == [state.best.fitness]
 
 
 def test_without_elitism_the_best_can_be_lost():
     lost = 0
     for seed in range(4):
-        _, state = search([problem()], dataclasses.replace(CONFIG, elitism=False), seed, "gp-lfl")
+        state = search([problem()], dataclasses.replace(CONFIG, elitism=False), seed, "gp-lfl").state
         rows = state.history
         assert all(row["elite"] == 0 for row in rows)
         best = [row["best_so_far"] for row in rows if row["best_so_far"] is not None]
@@ -486,10 +486,10 @@ def test_without_elitism_the_best_can_be_lost():
 
 def test_same_seed_same_history_and_another_seed_another(finished):
     _, state, _ = finished
-    again = search([problem()], CONFIG, SEED)[1]
+    again = search([problem()], CONFIG, SEED).state
     assert without_seconds(again.history) == without_seconds(state.history)
     assert again.population == state.population
-    other = search([problem()], CONFIG, SEED + 1)[1]
+    other = search([problem()], CONFIG, SEED + 1).state
     assert without_seconds(other.history) != without_seconds(state.history)
 
 
@@ -501,7 +501,7 @@ def test_global_generators_do_not_matter_and_are_left_alone(finished):
     np.random.seed(1)  # noqa: NPY002 (DEAP's generator)
     torch.manual_seed(1)
     before = random.getstate(), torch.get_rng_state()
-    again = search([made], CONFIG, SEED)[1]
+    again = search([made], CONFIG, SEED).state
     assert again.population == finished[1].population
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
@@ -512,7 +512,8 @@ def test_a_state_from_json_goes_on_as_if_never_stopped(finished, stop):
     _, state, snapshots = finished
     kept = SearchState.from_json(json.loads(snapshots[stop - 1]))
     assert kept.generation == stop
-    loss, resumed = search([problem()], CONFIG, SEED, state=kept)
+    result = search([problem()], CONFIG, SEED, state=kept)
+    loss, resumed = result.loss, result.state
     assert without_seconds(resumed.history) == without_seconds(state.history)
     assert resumed.population == state.population
     assert resumed.best == state.best
@@ -526,13 +527,13 @@ def test_json_round_trip(finished):
     again = SearchState.from_json(json.loads(text))
     assert again == state
     assert json.dumps(again.to_json()) == text
-    empty = SearchState()
+    empty = GeneticState(method="gp-lfl")
     assert SearchState.from_json(json.loads(json.dumps(empty.to_json(), allow_nan=False))) == empty
 
 
 def test_json_of_what_is_not_finite():
     broken = Individual(GOOD, (math.nan, math.inf, 1.0), math.inf, "non_finite")
-    state = SearchState(1, [broken], None, math.inf, Memory({GOOD: broken}, {"key": math.inf}), [])
+    state = GeneticState(1, method="evomal", population=[broken], memory=Memory({GOOD: broken}, {"key": math.inf}))
     again = SearchState.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))
     assert again.population[0].fitness == math.inf
     assert not any(map(math.isfinite, again.population[0].weights[:2]))
@@ -543,13 +544,14 @@ def test_json_of_what_is_not_finite():
 
 @pytest.mark.parametrize("method", ["gp-lfl", "random"])
 def test_other_methods(method):
-    loss, state = search([problem()], CONFIG, SEED, method)
+    result = search([problem()], CONFIG, SEED, method)
+    loss, state = result.loss, result.state
     everyone = list(state.memory.archive.values())
     unit = [set(i.weights) == {1.0} for i in everyone]
     assert all(unit) if method == "gp-lfl" else not any(unit)
     if method == "random":
         assert all(row["elite"] == 0 for row in state.history)
-        fresh = [ask(SearchState(generation=g), CONFIG, SEED, fresh=True) for g in range(5)]
+        fresh = [ask(GeneticState(generation=g), CONFIG, SEED, fresh=True) for g in range(5)]
         assert {i.expression for i in everyone} == {t for trees in fresh for t in trees}
     assert state.best is not None
     assert loss is not None
@@ -557,7 +559,7 @@ def test_other_methods(method):
 
 def test_methods_share_the_first_population():
     first = [
-        [i.expression for i in search([problem()], dataclasses.replace(CONFIG, generations=1), 3, m)[1].population]
+        [i.expression for i in search([problem()], dataclasses.replace(CONFIG, generations=1), 3, m).state.population]
         for m in ("evomal", "gp-lfl", "random")
     ]
     assert first[0] == first[1] == first[2]
@@ -565,7 +567,8 @@ def test_methods_share_the_first_population():
 
 def test_a_search_without_success():
     """No steps of the rejection protocol: nothing is gained, everybody is rejected."""
-    loss, state = search([problem()], dataclasses.replace(CONFIG, rejection_steps=0, generations=2), 0)
+    result = search([problem()], dataclasses.replace(CONFIG, rejection_steps=0, generations=2), 0)
+    loss, state = result.loss, result.state
     assert loss is None
     assert state.best is None
     assert all(row["evaluated"] == 0 and row["best_so_far"] is None for row in state.history)
@@ -574,7 +577,8 @@ def test_a_search_without_success():
 
 def test_a_search_among_broken_losses_goes_on():
     """Targets of 1e30: most candidates overflow, and the search ends with a finite best or none."""
-    loss, state = search([problem(1e30)], dataclasses.replace(CONFIG, generations=3), 0)
+    result = search([problem(1e30)], dataclasses.replace(CONFIG, generations=3), 0)
+    loss, state = result.loss, result.state
     counted = sum(row["non_finite"] + row["rejected"] for row in state.history)
     assert counted > 0
     assert len(state.history) == 3
@@ -585,9 +589,9 @@ def test_a_search_among_broken_losses_goes_on():
 def test_several_tasks_are_averaged():
     problems = [problem(), problem(2.0)]
     (found,) = Evaluator(problems, CONFIG, 0, False).evaluate([GOOD], Memory(), 0)[0]
-    alone = [base.fitness([nn.MSELoss()], [p], CONFIG, 0)[0] for p in problems]
+    alone = [fitness([nn.MSELoss()], [p], CONFIG, 0)[0] for p in problems]
     assert alone[0] != alone[1]
-    both = base.fitness([nn.MSELoss()], problems, CONFIG, 0)[0]
+    both = fitness([nn.MSELoss()], problems, CONFIG, 0)[0]
     assert found.fitness == pytest.approx(both, rel=1e-9)
     assert both != pytest.approx(alone[0], rel=1e-3)
 
@@ -596,11 +600,11 @@ def test_several_tasks_are_averaged():
 def test_the_task_s_own_loss_is_the_one_that_is_returned(method):
     task, model = problem()
     config = dataclasses.replace(CONFIG, fitness_steps=1)
-    assert type(search([(task, model)], config, SEED, method)[0]) is SquaredError
+    assert type(search([(task, model)], config, SEED, method).loss) is SquaredError
     own = nn.L1Loss()
-    assert search([(dataclasses.replace(task, task_loss=own), model)], config, SEED, method)[0] is own
+    assert search([(dataclasses.replace(task, task_loss=own), model)], config, SEED, method).loss is own
     halved = nn.MSELoss(reduction="sum")
-    assert search([(dataclasses.replace(task, task_loss=halved), model)], config, SEED, method)[0] is halved
+    assert search([(dataclasses.replace(task, task_loss=halved), model)], config, SEED, method).loss is halved
 
 
 def test_what_a_search_cannot_work_with_is_named_before_it_begins():
@@ -610,13 +614,13 @@ def test_what_a_search_cannot_work_with_is_named_before_it_begins():
     )
     two = nn.Linear(3, 2).double()
     frozen = nn.Linear(3, 1).double().requires_grad_(False)
-    state = search([(task, model)], dataclasses.replace(CONFIG, generations=1), SEED, "gp-lfl")[1]
+    state = search([(task, model)], dataclasses.replace(CONFIG, generations=1), SEED, "gp-lfl").state
     for problems, changes, message in (
-        ([(task, model), (classes, two)], {}, "problems must be of one kind"),
+        ([(task, model), (classes, two)], {}, "problems must be all classification or none"),
         ([(task, nn.Flatten())], {}, "made: the model must be one with parameters to train"),
         ([(task, frozen)], {}, "made: the model must be one with parameters to train"),
         ([(task, model)], {"config": {"generations": 1}}, "config must be a Config, got dict"),
-        ([(task, model)], {"config": Config(population=1), "method": "taylorglo"}, "population of taylorglo"),
+        ([(task, model)], {"config": Config(population=1), "method": "taylorglo"}, "population of CMA-ES"),
         ([(task, model)], {"state": state}, f"one of evomal, seed {SEED}, got gp-lfl, seed {SEED}"),
         ([(task, model)], {"state": state, "method": "gp-lfl", "seed": 5}, "one of gp-lfl, seed 5, got gp-lfl"),
     ):

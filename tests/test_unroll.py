@@ -14,6 +14,7 @@ from torch.nn import functional
 from evomal_core import Config, MetaLoss, Task, meta_gradient, streams
 from evomal_core.models import initialise
 from evomal_core.training import choose, optimise_losses
+from evomal_core.training.random_layers import seeded
 
 SETTINGS = {
     "plain": dict(base_momentum=0.0, base_nesterov=False, base_weight_decay=0.0),
@@ -102,15 +103,13 @@ def trained_loss(loss, model, train, validation, task_loss, c: Config, seed: int
         weight_decay=c.base_weight_decay,
     )
     seeds = layer_seeds(seed, len(train))
-    with torch.random.fork_rng():
-        for (x, y), s in zip(train, seeds, strict=False):
-            optimiser.zero_grad()
-            torch.manual_seed(s)
+    for (x, y), s in zip(train, seeds, strict=False):
+        optimiser.zero_grad()
+        with seeded(s, x.device):
             loss(model(x), y).backward()
-            optimiser.step()
-        torch.manual_seed(seeds[-1])
-        with torch.no_grad():
-            return task_loss(model(validation[0]), validation[1]).item()
+        optimiser.step()
+    with seeded(seeds[-1], train[0][0].device), torch.no_grad():
+        return task_loss(model(validation[0]), validation[1]).item()
 
 
 def differences(loss, *arguments, h: float = 1e-5) -> list[torch.Tensor]:

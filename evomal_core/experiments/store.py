@@ -32,6 +32,7 @@ from ..checks import check, check_choice
 from ..config import NOT_IDENTITY, TESTING, Config
 from ..losses import loss_from_json
 from ..search.state import Leader
+from .cell import Cell
 
 SCHEMA = 2
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +68,7 @@ class Run:
         reason: why the status is not "complete".
     """
 
-    cell: object
+    cell: Cell
     status: str
     test_metric: float | None = None
     path: Path | None = None
@@ -172,18 +173,18 @@ def check_identity(path: Path, recorded: dict, cell, config: Config) -> None:
     """
     own = identity(cell, config)
     differing = _differing(own["config"], recorded["config"], (*NOT_IDENTITY, *TESTING))
-    if (old := type(cell)(**recorded["cell"]).search) != cell.search:
-        differing = [f"cell {old} instead of {cell.search}"]
-    _refuse(path, differing)
+    with reading(path):
+        old = Cell(**recorded["cell"]).search
+    _refuse(path, [f"cell {old} instead of {cell.search}"] if old != cell.search else differing)
 
 
 def check_test_identity(path: Path, recorded: dict, cell, config: Config) -> None:
     """The same for the record of a test, all of whose settings count."""
     settings = json.loads(json.dumps(asdict(config)))
     differing = _differing(settings, recorded["config"], NOT_IDENTITY)
-    if (old := type(cell)(**recorded["cell"])) != cell:
-        differing = [f"cell {old} instead of {cell}"]
-    _refuse(path, differing)
+    with reading(path):
+        old = Cell(**recorded["cell"])
+    _refuse(path, [f"cell {old} instead of {cell}"] if old != cell else differing)
 
 
 def _differing(own: dict, recorded: dict, without: tuple[str, ...]) -> list[str]:
@@ -291,20 +292,29 @@ def all_tests(folder: Path, search: dict, damaged: list[str] | None = None) -> d
     tests = {"fresh": search["test"]} if search.get("test") else {}
     for path in sorted(folder.glob("tests/[!.]*.json")):
         try:
-            with reading(path):
-                data = files.read_json(path, SCHEMA)
-                wrong = _wrong_metric(data)
-                check(not wrong, "the error of the test", "a finite number if it is complete, else null", data["test_metric"])
-                known = all(isinstance(data[name], dict) for name in ("cell", "config", "search", "seconds"))
-                check(known, "cell, config, search and seconds", "objects", "something else")
+            data = _read_test_file(path, search)
         except RecordError as error:
             if damaged is None:
                 raise
             damaged.append(str(error))
             continue
-        if data["search"]["loss"] == digest_of(search["loss"]):
+        if data:
             tests[path.stem] = data
     return tests
+
+
+def _read_test_file(path: Path, search: dict) -> dict | None:
+    """The record of a test; None if there is none, or if it is of a search that was replaced."""
+    if not path.exists():
+        return None
+    with reading(path):
+        data = files.read_json(path, SCHEMA)
+        wrong = _wrong_metric(data)
+        check(not wrong, "the error of the test", "a finite number if it is complete, else null", data["test_metric"])
+        known = all(isinstance(data[name], dict) for name in ("cell", "config", "search", "seconds"))
+        check(known, "cell, config, search and seconds", "objects", "something else")
+        Cell(**data["cell"])  # raises for a name that is none
+        return data if data["search"]["loss"] == digest_of(search["loss"]) else None
 
 
 def read_test(folder: Path, search: dict, cell) -> dict | None:
@@ -312,11 +322,11 @@ def read_test(folder: Path, search: dict, cell) -> dict | None:
     config = Config.for_cell(cell)
     old = search.get("test")
     if old and not _differing(json.loads(json.dumps(asdict(config))), old["config"], NOT_IDENTITY):
-        if type(cell)(**old["cell"]) == cell:
+        if Cell(**old["cell"]) == cell:
             return old
-    data = all_tests(folder, search).get(cell.test) if (folder / "tests" / f"{cell.test}.json").exists() else None
-    if data:
-        check_test_identity(folder / "tests" / f"{cell.test}.json", data, cell, config)
+    path = folder / "tests" / f"{cell.test}.json"
+    if data := _read_test_file(path, search):
+        check_test_identity(path, data, cell, config)
     return data
 
 
@@ -348,18 +358,18 @@ def write_history(folder: Path, history: list[dict]) -> None:
         files.write_text(folder / "history.csv", pandas.DataFrame(history).to_csv(index=False))
 
 
-def read_runs(folder, cell_type) -> tuple[list[Run], list[str]]:
+def read_runs(folder) -> tuple[list[Run], list[str]]:
     """(a run for each test below a folder, and for each search without a loss; what was wrong with those left out)."""
     runs, damaged = [], []
     for path in sorted(Path(folder).glob("*/*/*/*/seed*/record.json")):
         try:
             search = read_record(path)
             with reading(path):
-                cell = cell_type(**search["cell"])
+                cell = Cell(**search["cell"])
                 if search["loss"] is None:
                     runs.append(Run.of(cell, path.parent, search, None))
                 for test in all_tests(path.parent, search, damaged).values():
-                    runs.append(Run.of(cell_type(**test["cell"]), path.parent, search, test))
+                    runs.append(Run.of(Cell(**test["cell"]), path.parent, search, test))
         except RecordError as error:
             damaged.append(str(error))
     return runs, damaged

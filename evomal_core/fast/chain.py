@@ -44,7 +44,11 @@ def plain_layers(model: nn.Module, known: tuple[type, ...]) -> list[nn.Module] |
         return None
     weights = [p for layer in model for p in layer.parameters()]
     own = len({id(p) for p in weights if p.requires_grad}) == len(weights)
-    return list(model) if own and not any(map(hooked, model.modules())) and all(type(layer) in known for layer in model) else None
+    return (
+        list(model)
+        if own and not any(map(hooked, model.modules())) and all(type(layer) in known for layer in model)
+        else None
+    )
 
 
 @dataclass(frozen=True)

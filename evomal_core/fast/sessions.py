@@ -103,5 +103,3 @@ def sessions(losses: Sequence[nn.Module], problem: Problem, config: Config) -> l
     kind = stacked.LinearSession if stacked.single_layer(problem.model) else stacked.StackedSession
     groups = [losses[i : i + together] for i in range(0, len(losses), together)]
     return [kind(group, problem, config, Sgd) for group in groups]
-
-

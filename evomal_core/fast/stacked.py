@@ -126,7 +126,9 @@ class StackedSession:
         """All that the session goes on from."""
         state = {f"weight.{k}": w.detach() for k, w in enumerate(self.weights)}
         state |= {f"fixed.{name}": t for name, t in self.fixed.items()}
-        return state | {f"momentum.{k}": m for k, m in enumerate(self.optimiser.momenta)} | {"nonfinite": self.nonfinite}
+        return (
+            state | {f"momentum.{k}": m for k, m in enumerate(self.optimiser.momenta)} | {"nonfinite": self.nonfinite}
+        )
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         """Go on from what `tensors` gave."""
@@ -167,7 +169,6 @@ def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: 
         z = vmap(lambda w, b: maps(w, validation[0], seeds[-1], b), randomness="same")(theta, fixed)
     task_v = gradient(task_loss, LossInputs(z, validation[1]))
     h = torch.autograd.grad(z, theta, task_v, materialize_grads=True)
-
 
     def along(t, fixed):  # a forward pass may not write into what it captured
         run = lambda *w: maps(w, x, seeds[0], {name: tensor.clone() for name, tensor in fixed.items()})  # noqa: E731

@@ -52,7 +52,9 @@ class TaylorLoss(Displayed, ElementwiseLoss):
                 a, b = f - t[1], y - t[0]
                 return e.softmax_vjp(t[2] + t[3] * a + t[4] / 2 * a * a + t[5] * b + t[6] * b * a + t[7] / 2 * b * b).mT
             a, b = y - t[1], f - t[0]
-            return e.softmax_vjp(t[5] * a + t[6] / 2 * a * a + t[7] * b * (a if self.last_term == "t1" else y - t[0])).mT
+            return e.softmax_vjp(
+                t[5] * a + t[6] / 2 * a * a + t[7] * b * (a if self.last_term == "t1" else y - t[0])
+            ).mT
 
     def to_sympy(self, weights: bool = True, digits: int | None = None) -> sympy.Expr:
         """The polynomial in `y`, `f`; with `weights=False` its parameters stay symbols."""

@@ -100,5 +100,3 @@ class PadChannels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.pad(x, (0, 0, 0, 0, 0, self.extra))
-
-

@@ -21,6 +21,7 @@ from ..training.trial import fitness
 from . import filters
 from .state import PHASES, Individual, evaluated
 
+
 @dataclass
 class Memory:
     """What a run remembers of its candidates."""

@@ -27,8 +27,9 @@ class Probe:
     metric: object  # (prediction, target) -> ()
 
     @classmethod
-    def of(cls, problem: Problem, config: Config, seed: int) -> "Probe":
+    def of(cls, problem, config: Config, seed: int) -> "Probe":
         """The first min(100, n) training instances [R], through a fresh network in training mode."""
+        problem = Problem.of(problem)
         x, y = (part[: config.rejection_batch] for part in problem.task.train)
         problem.initialise(seed, "filter")
         with torch.no_grad(), seeded(problem.layer_seed(seed, "filter", 0), x.device):

@@ -276,8 +276,10 @@ class Checkpoint:
             facts = json.loads((file.metadata() or {}).get("trial", "{}"))
             if (facts.get("schema"), facts.get("identity")) != (CHECKPOINT_SCHEMA, self.identity):
                 got = f"{facts.get('identity')}, schema {facts.get('schema')}"
-                raise ValueError(f"{self.path}: expected the trial {self.identity}, schema {CHECKPOINT_SCHEMA}; got {got}")
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+                raise ValueError(
+                    f"{self.path}: expected the trial {self.identity}, schema {CHECKPOINT_SCHEMA}; got {got}"
+                )
+            self.tensors = {name: file.get_tensor(name) for name in file.keys()}
         self.step = facts["step"]
         self.outcomes = [[_outcome(o) for o in of_start] for of_start in facts["outcomes"]]
         self.current = [_outcome(o) for o in facts["current"]]

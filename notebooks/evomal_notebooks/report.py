@@ -78,8 +78,8 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
         transferred: the tests of losses on another task than that of their search, instead of those on their own.
         also: what `run_grid` returned; those of it that could not be run have no record, and stand in the table as such.
     """
-    reference, damaged = store.read_runs(reference_dir or REFERENCE, Cell)
-    own, more = store.read_runs(store.results_dir(results_dir), Cell)
+    reference, damaged = store.read_runs(reference_dir or REFERENCE)
+    own, more = store.read_runs(store.results_dir(results_dir))
     own += [run for run in also if run.path is None]
     reference, own = ([run for run in runs if bool(run.cell.source) == transferred] for runs in (reference, own))
     for runs in (reference, own):
