@@ -1,4 +1,4 @@
-"""GLO (Gonzalez & Miikkulainen 2020, the paper's [28]): GP over loss expressions, then CMA-ES on the best tree's coefficients.
+"""GLO (Gonzalez & Miikkulainen 2020, the paper's [28]): GP over loss expressions, then CMA-ES on the best tree's weights.
 
 The first stage is GP-LFL's search. The second tunes the edge weights of its best tree by DEAP's CMA-ES, from all 1 with
 step size 0.5 [D]. The two stages together make at most population x generations fitness evaluations, as many as EvoMAL has
