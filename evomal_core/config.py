@@ -55,6 +55,16 @@ SWITCHES: dict[str, Switch] = {
     "taylor_term": Switch("t1", "t0", "taylor_last_term"),
     # a diverged session is the worst case, or is scored with the weights it has
     "non_finite": Switch("worst", "score", "score_non_finite", "score"),
+    # validation images as they are, or cropped and flipped like training images
+    "validation_augmentation": Switch("off", "on"),
+    # SVHN with 10 outputs and test images as they are, or with 100 outputs and test images cropped and flipped
+    "svhn": Switch("10", "100"),
+    # bottlenecks, or basic blocks
+    "preresnet": Switch("bottleneck", "basic"),
+    # ReLU after each convolution and global pooling, or two ReLUs less and a pooling that sees the upper left 6x6 only
+    "allcnnc": Switch("paper", "released"),
+    # as many outputs as classes, or always 10
+    "pyramidnet_outputs": Switch("classes", "10"),
     # softplus on the output, optional in section III-B3
     "non_negative": Switch("off", "off", "non_negative", "on", more=("on",)),
 }

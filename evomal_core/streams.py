@@ -29,6 +29,7 @@ PURPOSES = (
     "phi",  # (generation, position): initial loss weights
     "split",  # (): a validation split; drawn with a seed of its own, the same for all runs
     "cma-es",  # (generation,)
+    "evaluation",  # (first instance,): crops of a test or validation part that is augmented; seed 0, the same for all
 )
 
 

@@ -102,7 +102,7 @@ def test_images_are_read_and_split(monkeypatch, tmp_path, name):
     (x, y), classes = arrays["train"], CLASSES[name]
     assert task.classification
     assert (task.outputs, task.input_shape, task.metric_name) == (classes, (3, 32, 32), "error rate")
-    assert (task.dtype, task.augmentation, task.padding) == (torch.float32, True, 4)
+    assert (task.dtype, task.augmented, task.padding) == (torch.float32, ("train",), 4)
     sizes = [len(y) - len(y) // 10, len(y) // 10, len(arrays["test"][1])]
     assert [len(part[1]) for part in (task.train, task.validation, task.test)] == sizes
     for stored, _ in (task.train, task.validation, task.test):
@@ -397,7 +397,7 @@ def own(**changes) -> Task:
 
 def test_bytes_stay_bytes_when_a_task_moves():
     task = own()
-    assert (task.dtype, task.augmentation) == (torch.float32, False)
+    assert (task.dtype, task.augmented) == (torch.float32, ())
     moved = task.to("cpu", torch.float64)
     assert moved.train[0].dtype == torch.uint8
     assert moved.dtype == moved.inputs(moved.train[0]).dtype == torch.float64
@@ -447,7 +447,7 @@ MOMENTS_WANTED = r"Task.moments of torch.uint8 x must be \(mean, std\) with 3 fi
         ({"train": FLAT}, r"Task.train x with uint8 must be \(N, channels, height, width\), got \(2, 3\)"),
         ({part: FLOATS for part in ("train", "validation", "test")}, "Task.moments of torch.float32 x must be None"),
         (
-            {"train": (FLAT[0].float(), FLAT[1]), "moments": None, "augmentation": True},
+            {"train": (FLAT[0].float(), FLAT[1]), "moments": None, "augmented": ("train",)},
             r"Task.train x with augmentation must be \(N, channels, height, width\), got \(2, 3\)",
         ),
     ],

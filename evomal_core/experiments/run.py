@@ -112,7 +112,7 @@ def _prepared(cell: Cell, where, numerics: dict):
     """(problem, configuration) of a cell, with the number of threads set as it is to be computed with."""
     config, (data_dir, device) = Config.for_cell(cell), where
     task = load_task(cell.dataset, cell.protocol, data_dir, device, config.dtype)
-    problem = Problem(task, build_model(cell.model, task))
+    problem = Problem(task, build_model(cell.model, task, cell.protocol))
     large = sum(p.numel() for p in problem.model.parameters()) > LARGE_MODEL
     threads = numerics["threads"] or ((os.cpu_count() or 1) if large else 1)
     config = replace(config, engine=numerics["engine"], threads=threads, copies=numerics["copies"])

@@ -31,6 +31,7 @@ class Probe:
         """The first min(100, n) training instances [R], through a fresh network in training mode."""
         problem = Problem.of(problem)
         x, y = (part[: config.rejection_batch] for part in problem.task.train)
+        x = problem.task.inputs(x)
         problem.initialise(seed, "filter")
         with torch.no_grad(), seeded(problem.layer_seed(seed, "filter", 0), x.device):
             prediction = problem.model.train()(x)

@@ -45,10 +45,14 @@ def _tabular(name: str) -> DataSet:
     return DataSet(load, classification=False)
 
 
-def _images(name: str, read: Callable[[Path], Images], settings: dict, budgets: dict, stand_in=False) -> DataSet:
+def _images(name: str, read: Callable[..., Images], settings: dict, budgets: dict, stand_in=False) -> DataSet:
     def load(folder: Path, protocol: Protocol) -> Task:
-        parts, rest = prepare(read(folder))
-        return _task(name, parts, classification=True, **rest)
+        released = name == "svhn" and protocol["svhn"] == "100"
+        images = read(folder, released) if released else read(folder)
+        parts, rest = prepare(images)
+        also = [("validation", protocol["validation_augmentation"] == "on"), ("test", released)]
+        augmented = ("train", *(part for part, on in also if on)) if images.augmentation else ()
+        return _task(name, parts, classification=True, augmented=augmented, **rest)
 
     return DataSet(load, True, settings, budgets, stand_in)
 

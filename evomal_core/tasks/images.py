@@ -42,7 +42,7 @@ def prepare(images: Images) -> tuple[dict[str, Arrays], dict[str, Any]]:
     """
     parts = split(images)
     if images.augmentation:
-        return parts, {"outputs": images.classes, "moments": images.moments, "augmentation": True}
+        return parts, {"outputs": images.classes, "moments": images.moments}
     mean, std = images.moments or channel_moments(parts["train"][0] / images.scale)
     mean, std = (np.reshape(a, (-1, 1, 1)).astype(np.float32) for a in (mean, std))
     scale = np.float32(images.scale)

@@ -30,7 +30,7 @@ class Task:
         task_loss: L_T; left out, `nn.CrossEntropyLoss()` or `nn.MSELoss()`.
         moments: mean and std of x / 255, a number a channel each, for uint8 x; None for floating-point x. Kept as two
             (channels,) float64 tensors on the device of x.
-        augmentation: whether training images should be cropped and flipped at random (`augment.crop_and_flip`).
+        augmented: parts whose images are cropped and flipped at random (`augment.crop_and_flip`), such as ("train",).
         padding: of the random crop, in pixels on each side; its value is that of a stored 0.
         dtype: that the model sees, for uint8 x; left out, float32. For floating-point x it is always that of x.
 
@@ -46,7 +46,7 @@ class Task:
     outputs: int = 1
     task_loss: nn.Module | None = None
     moments: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None = None
-    augmentation: bool = False
+    augmented: tuple[str, ...] = ()
     padding: int = augment.PADDING
     dtype: torch.dtype | None = None
 
@@ -80,8 +80,10 @@ class Task:
         is_floating = isinstance(dtype, torch.dtype) and dtype.is_floating_point
         check(is_floating, "Task.dtype", "a floating-point torch.dtype", repr(dtype))
         object.__setattr__(self, "dtype", dtype)
-        if stored or self.augmentation:
-            why = "augmentation" if self.augmentation else "uint8"
+        known = isinstance(self.augmented, tuple) and set(self.augmented) <= set(PARTS)
+        check(known, "Task.augmented", f"a tuple of some of {', '.join(PARTS)}", repr(self.augmented))
+        if stored or self.augmented:
+            why = "augmentation" if self.augmented else "uint8"
             check(x.ndim == 4, f"Task.train x with {why}", "(N, channels, height, width)", tuple(x.shape))
         whole = type(self.padding) is int and self.padding >= 0
         check(whole, "Task.padding", "a whole number of pixels, at least 0", repr(self.padding))

@@ -40,7 +40,7 @@ class Problem:
         self.frozen = [(p, p.detach().clone()) for p in self.model.parameters() if not p.requires_grad]
         if faster := accelerated("layers"):
             self.model = faster(self.model)
-        self.draws = random_layers(self.model.train(), task.train[0][:PROBED])
+        self.draws = random_layers(self.model.train(), self.probe())
         # Narrow convolutions would take longer: resnet18 takes an eighth less time on a CPU, lenet5 more.
         wide = any(isinstance(m, nn.Conv2d) and m.in_channels >= WIDE for m in self.model.modules())
         self.layout = torch.channels_last if wide else torch.contiguous_format
@@ -53,6 +53,10 @@ class Problem:
     def __iter__(self):
         return iter((self.task, self.model))
 
+    def probe(self) -> torch.Tensor:
+        """The inputs of the first training instances, on which the model is run to learn about it."""
+        return self.task.inputs(self.task.train[0][:PROBED])
+
     def initialise(self, seed: int, purpose: str, *index: int) -> None:
         """Draw the working copy's weights from the named stream; frozen ones keep the caller's values."""
         initialise(self.model, streams.torch_generator(seed, purpose, *index))
@@ -62,7 +66,7 @@ class Problem:
 
     def batch(self, part: str, size: int, seed: int, purpose: str, *index: int):
         """A uniform batch (x, y) of a part of the task, from the named stream; a smaller part is the batch."""
-        return batches.draw(getattr(self.task, part), size, seed, purpose, *index)
+        return batches.draw(self.task, part, size, seed, purpose, *index)
 
     def layer_seed(self, seed: int, purpose: str, *index: int) -> int | None:
         """The seed of what the model's layers draw in one step; None where they draw nothing."""
@@ -80,7 +84,7 @@ class Problem:
         """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         buffers = sum(b.numel() * b.element_size() for b in self.model.buffers())
-        return 3 * weights + buffers + batch_size * activation_bytes(self.model, self.task.train[0][:PROBED])
+        return 3 * weights + buffers + batch_size * activation_bytes(self.model, self.probe())
 
 
 def rearranged(model: nn.Module, layout: torch.memory_format = torch.contiguous_format) -> nn.Module:
@@ -211,7 +215,7 @@ def check_model(task: Task, model: nn.Module) -> None:
     """Raise ValueError unless the model has weights to train, takes the task's inputs and gives outputs (B, C)."""
     trained = any(p.requires_grad for p in model.parameters())
     check(trained, f"{task.name}: the model", "one with parameters to train", "none that requires a gradient")
-    x = task.train[0][:PROBED]
+    x = task.inputs(task.train[0][:PROBED])
     try:
         with torch.no_grad():
             got = tuple(copy.deepcopy(model).eval()(x).shape)

@@ -20,7 +20,7 @@ from .. import files, streams
 from ..checks import check
 from ..config import Config
 from ..losses.elementwise import check_target
-from . import sgd
+from . import batches, sgd
 from .acceleration import accelerated
 from .problem import Problem, rearranged
 from .random_layers import seeded
@@ -87,9 +87,11 @@ class Session:
     def __init__(self, loss: nn.Module, problem: Problem, config: Config):
         self.loss, self.problem, self.config = loss, problem, config
         self.model = rearranged(copy.deepcopy(problem.model), problem.layout).train()
-        self.optimiser = sgd.optimiser([p for p in self.model.parameters() if p.requires_grad], config)
         self.nonfinite = torch.zeros((), device=problem.task.device)  # NaN once a training loss was not finite
-        self.stopped = False
+        self.stopped = torch.zeros((), dtype=torch.bool)
+        self.optimiser = self.make_optimiser([p for p in self.model.parameters() if p.requires_grad], config)
+
+    make_optimiser = staticmethod(sgd.Sgd)
 
     def step(self, batch, seed: int | None) -> None:
         """One gradient step (eq. 3)."""
@@ -102,52 +104,42 @@ class Session:
         value = self.loss(z, y)
         if self.stops_at(value.detach()):
             return
-        self.nonfinite.add_(value.detach(), alpha=0)
         self.optimiser.zero_grad()
         value.backward()
         self.optimiser.step()
 
     def stops_at(self, value: torch.Tensor) -> bool:
-        """Does the training stop at this loss? The released code stops before an update that would not be finite, and
-        scores the weights reached so far."""
-        self.stopped = self.config.score_non_finite and not math.isfinite(value)
-        return self.stopped
-
-    def change_rate(self, factor: float) -> None:
-        """Multiply the learning rate."""
-        for group in self.optimiser.param_groups:
-            group["lr"] *= factor
+        """Take note of a training loss. The released code stops before an update that would not be finite, and scores the
+        weights reached so far; else the training counts as diverged."""
+        if self.config.score_non_finite and not math.isfinite(value):
+            self.stopped.fill_(True)
+            return True
+        self.nonfinite.add_(value, alpha=0)
+        return False
 
     def running(self) -> bool:
         """Is there anything left to train? The host waits for the device, so this is not to be asked at every step."""
-        return not self.stopped and math.isfinite(self.nonfinite)
+        return not self.stopped and bool(self.nonfinite.isfinite().any())
 
     def models(self) -> list[nn.Module | None]:
         """The trained model, None where a training loss was not finite."""
         return [self.model if math.isfinite(self.nonfinite) else None]
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The tensors that hold what was trained."""
+        return self.model.state_dict()
+
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that the session goes on from: weights, buffers, momenta, whether it diverged or stopped."""
-        momenta = [self.optimiser.state[p].get("momentum_buffer") for p in self.optimiser.param_groups[0]["params"]]
-        state = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        state |= {f"momentum.{k}": m for k, m in enumerate(momenta) if m is not None}
-        return state | {"nonfinite": self.nonfinite, "stopped": torch.tensor(self.stopped)}
+        """All that the session goes on from, as it is in use: weights, buffers, momenta, whether it diverged or stopped."""
+        momenta = {f"momentum.{k}": m for k, m in enumerate(self.optimiser.momenta)}
+        state = {f"weight.{name}": t for name, t in self.weights().items()} | momenta
+        return state | {"nonfinite": self.nonfinite, "stopped": self.stopped}
 
+    @torch.no_grad()
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Go on from what `tensors` gave."""
-        load_into(self.model.state_dict(), tensors, "model.")
-        for k, p in enumerate(self.optimiser.param_groups[0]["params"]):
-            if f"momentum.{k}" in tensors:
-                self.optimiser.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(tensors[f"momentum.{k}"])
-        self.nonfinite.copy_(tensors["nonfinite"])
-        self.stopped = bool(tensors["stopped"])
-
-
-def load_into(own: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], prefix: str) -> None:
-    """Copy tensors into a session's own, whatever their memory order. Raises KeyError for one that is missing."""
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[prefix + name])
+        """Go on from what `tensors` gave elsewhere. Raises KeyError for a tensor that is missing."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
 
 
 def run_trial(
@@ -200,7 +192,7 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
     for session in sessions:
         for step in trial.milestones:
             if step < begin:
-                session.change_rate(0.1)
+                session.optimiser.change_rate(0.1)
     running = [session for session in sessions if session.running()]
     ends = sorted({*range(CHUNK, trial.steps, CHUNK), trial.steps, *(s for s in trial.curve if s < trial.steps)})
     for start, end in itertools.pairwise([begin, *(e for e in ends if e > begin)]):
@@ -211,7 +203,7 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
             for session in running:
                 for t, batch, layer_seed in zip(steps, data, seeds, strict=True):
                     if t in trial.milestones:
-                        session.change_rate(0.1)
+                        session.optimiser.change_rate(0.1)
                     session.step(batch, layer_seed)
             if start % CHECK_EVERY == 0:  # rarely: on a GPU the host waits for it
                 running = [session for session in running if session.running()]
@@ -240,9 +232,8 @@ def evaluate(model: nn.Module | None, task, part: str) -> float:
     if model is None:
         return math.inf
     model.eval()
-    x, y = getattr(task, part)
-    outputs = torch.cat([model(chunk) for chunk in x.split(EVALUATION_BATCH)])
-    value = float(task.metric(outputs, y)) if outputs.isfinite().all() else math.inf
+    outputs = torch.cat([model(x) for x, _ in batches.in_order(task, part, EVALUATION_BATCH)])
+    value = float(task.metric(outputs, getattr(task, part)[1])) if outputs.isfinite().all() else math.inf
     return value if math.isfinite(value) else math.inf
 
 
@@ -300,8 +291,8 @@ class Checkpoint:
         """Write the file if the last one is older than `CHECKPOINT_SECONDS`."""
         if time.monotonic() - self.written < CHECKPOINT_SECONDS:
             return
-        tensors = {f"{k}.{name}": t for k, session in enumerate(sessions) for name, t in session.tensors().items()}
-        self._save(tensors, outcomes, step)
+        each = enumerate(sessions)
+        self._save({f"{k}.{name}": t for k, session in each for name, t in session.tensors().items()}, outcomes, step)
 
     def finish(self, outcomes: list[Outcome]) -> None:
         """One start is done."""
