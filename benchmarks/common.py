@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import evomal_core as ec
-from evomal_core.experiments.store import environment
+from evomal_core.machine import environment
 
 from .trees import TREES
 

@@ -16,6 +16,7 @@ from ..checks import check
 from ..config import Config
 from ..losses import loss_from_json
 from ..losses.elementwise import SCHEMA as LOSS_SCHEMA
+from ..machine import environment
 from ..models import build_model
 from ..registry import METHODS
 from ..search import SearchState, search
@@ -128,7 +129,7 @@ def _prepared(cell: Cell, where, numerics: dict):
 
 def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say) -> dict:
     """The record of a search, which goes on from where a killed one was; a checkpoint after every generation."""
-    environment, started = store.environment(problem.task.device), time.gmtime()
+    facts, started = environment(problem.task.device), time.gmtime()
     state, resumed, spent = METHODS[cell.method].state(), 0, 0.0
     if (checkpoint := folder / "checkpoint.json").exists():
         with store.reading(checkpoint):
@@ -166,13 +167,13 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
         "engine": choose(config.engine, problem.model, config),
         "plain": not enabled(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
-        **environment,
+        **facts,
     }
 
 
 def _test(cell: Cell, problem: Problem, config: Config, found: dict, folder: Path) -> dict:
     """The record of a test of a search's loss: the base model trained in full (eq. 3)."""
-    environment, started, start = store.environment(problem.task.device), time.gmtime(), time.perf_counter()
+    facts, started, start = environment(problem.task.device), time.gmtime(), time.perf_counter()
     loss = loss_from_json(found["loss"]).to(device=problem.task.device)
     rate = config.test_learning_rate or found["learning_rate"] or config.base_learning_rate
     trial = trial_of_test(config, learning_rate=rate)
@@ -192,7 +193,7 @@ def _test(cell: Cell, problem: Problem, config: Config, found: dict, folder: Pat
         "learning_rate": rate,
         "seconds": {"test": round(time.perf_counter() - start, 3)},
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
-        **environment,
+        **facts,
     }
 
 

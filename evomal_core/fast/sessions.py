@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ..config import Config
+from ..models.random_layers import seeded
 from ..training.problem import Problem
-from ..training.random_layers import seeded
 from ..training.trial import Session
 from . import private, stacked
 from .chain import Chain

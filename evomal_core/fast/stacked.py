@@ -14,7 +14,8 @@ from torch import nn
 from torch.func import jvp, vmap
 
 from ..config import Config
-from ..training.problem import ForwardMap, Problem, stack
+from ..models.forward import ForwardMap, stack
+from ..training.problem import Problem
 from ..training.trial import Session
 from .chain import Chain
 from .derivatives import Derivatives, LossInputs, gradient

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from ..config import Config
+from ..models.random_layers import seeded
 from ..training.output_gradients import output_gradients
 from ..training.problem import Problem
-from ..training.random_layers import seeded
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class GeneticState(SearchState):
     population: list[Individual] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory)
     candidate: ClassVar[type] = Individual
+    lists: ClassVar[dict[str, type]] = {"population": Individual}
 
     def to_json(self) -> dict:
         data = asdict(self)
@@ -33,12 +34,10 @@ class GeneticState(SearchState):
         return files.strict(data | {"archive": list(memory["archive"].values()), "gradients": memory["gradients"]})
 
     @classmethod
-    def fields_from_json(cls, data: dict) -> dict:
+    def decoded(cls, data: dict) -> dict:
         archive = [candidate_from_json(Individual, i) for i in data["archive"]]
         gradients = {key: number(value) for key, value in data["gradients"].items()}
-        own = {"population": [candidate_from_json(Individual, i) for i in data["population"]]}
-        own["memory"] = Memory({i.expression: i for i in archive}, gradients)
-        return super().fields_from_json(data) | own
+        return super().decoded(data) | {"memory": Memory({i.expression: i for i in archive}, gradients)}
 
 
 def ask(state: GeneticState, config: Config, seed: int, fresh: bool = False) -> list[str | Individual]:

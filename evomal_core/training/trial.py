@@ -20,10 +20,11 @@ from .. import files, streams
 from ..checks import check
 from ..config import Config
 from ..losses.elementwise import check_target
+from ..models.forward import rearranged
+from ..models.random_layers import seeded
 from . import batches, sgd
 from .acceleration import accelerated
-from .problem import Problem, rearranged
-from .random_layers import seeded
+from .problem import Problem
 
 CHUNK = 25  # steps that one session makes before the next: its weights stay in the cache, batches are drawn once
 CHECK_EVERY = 2 * CHUNK  # steps between looks for trainings that diverged

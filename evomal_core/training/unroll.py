@@ -18,9 +18,10 @@ from .. import streams
 from ..checks import check, check_choice
 from ..config import ENGINES, Config
 from ..losses.elementwise import check_target
+from ..models.forward import random_layers
+from ..models.random_layers import seeded
 from .acceleration import FORMS, accelerated
-from .problem import Problem, random_layers
-from .random_layers import seeded
+from .problem import Problem
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 CHECK_EVERY = 25  # meta steps between looks for losses whose weights are no longer finite

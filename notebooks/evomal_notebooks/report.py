@@ -15,7 +15,7 @@ import numpy
 import pandas
 import scipy.stats
 
-from evomal_core import files
+from evomal_core import files, machine
 from evomal_core.checks import check_choice
 from evomal_core.config import BUDGETS
 from evomal_core.experiments import store
@@ -25,8 +25,8 @@ from evomal_core.registry import DATASETS, METHODS, MODELS
 from evomal_core.search import state
 from evomal_core.tasks import find_device
 
-REFERENCE = store.ROOT / "results" / "reference"
-PAPER = store.ROOT / "data" / "paper"
+REFERENCE = machine.ROOT / "results" / "reference"
+PAPER = machine.ROOT / "data" / "paper"
 SOURCES = ("reference", "own")
 BLOCK = ["dataset", "model", "protocol", "budget"]  # what is compared with one another: the methods of one of these
 KEYS = [*BLOCK, "method"]
@@ -84,7 +84,7 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
     reference, own = ([run for run in runs if bool(run.cell.source) == transferred] for runs in (reference, own))
     for runs in (reference, own):
         runs.sort(key=lambda run: (_order(_key(run.cell)), run.cell.seed))
-    return Records(reference, own, [message.replace(f"{store.ROOT}/", "") for message in damaged + more])
+    return Records(reference, own, [message.replace(f"{machine.ROOT}/", "") for message in damaged + more])
 
 
 def paper_table(name: str = "table3") -> pandas.DataFrame:
@@ -288,10 +288,10 @@ def export(runs: Records, table: pandas.DataFrame, path) -> list[Path]:
 
 def hardware(device: str = "auto") -> str:
     """This machine and the versions that matter, in two lines without a path."""
-    facts = store.environment(find_device(device))
+    facts = machine.environment(find_device(device))
     versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
-    machine = facts["hardware"]
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine.get('gpu', machine['device'])}\n{versions}"
+    here = facts["hardware"]
+    return f"{here['cpu']}, {here['cores']} cores, {here.get('gpu', here['device'])}\n{versions}"
 
 
 def best_runs(runs: Records) -> list[store.Run]:
