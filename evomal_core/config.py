@@ -117,13 +117,20 @@ class Protocol:
 
 
 COUNTS = ("population", "generations", "meta_steps", "fitness_steps", "rejection_steps", "test_steps")
-# Named sets of counts, frozen. `paper` is what section IV and the released code use.
+# Named sets of counts, frozen. `paper` is what section IV and the released code use; `pocket` is for convolutional
+# networks on a CPU.
 BUDGETS: dict[str, dict[str, int]] = {
     "smoke": dict(zip(COUNTS, (4, 2, 3, 5, 5, 20), strict=True)),
+    "pocket": dict(zip(COUNTS, (6, 4, 30, 60, 50, 1_000), strict=True)) | {"batch_size": 32},
     "quick": dict(zip(COUNTS, (8, 8, 80, 100, 100, 2_000), strict=True)),
     "paper": dict(zip(COUNTS, (25, 50, 250, 500, 1_000, 10_000), strict=True)),
 }
-MAY_BE_ZERO = ("meta_steps", "rejection_steps", "copies")  # of the fields of `Config` that count something
+MAY_BE_ZERO = (
+    "meta_steps",
+    "rejection_steps",
+    "copies",
+    "evaluation_instances",
+)  # of the fields of `Config` that count something
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,7 @@ class Config:
         "fresh"  # initial weights and batches of meta-testing: of their own, or "search": those of fitness
     )
     batch_size: int = 128
+    evaluation_instances: int = 0  # first instances of a part that a trained model is measured on; 0: all
     base_learning_rate: float = 0.01
     base_momentum: float = 0.9
     base_nesterov: bool = True

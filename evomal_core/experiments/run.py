@@ -176,7 +176,8 @@ def _test(cell: Cell, problem: Problem, config: Config, found: dict, folder: Pat
     facts, started, start = environment(problem.task.device), time.gmtime(), time.perf_counter()
     loss = loss_from_json(found["loss"]).to(device=problem.task.device)
     rate = config.test_learning_rate or found["learning_rate"] or config.base_learning_rate
-    trial = trial_of_test(config, learning_rate=rate)
+    parts = PARTS[1:] if problem.task.augmented else PARTS
+    trial = trial_of_test(config, learning_rate=rate, parts=parts)
     ((outcome,),) = run_trial([loss], problem, config, cell.seed, trial, store.trial_checkpoint(folder, cell))
     return {
         "schema": store.SCHEMA,
@@ -186,7 +187,7 @@ def _test(cell: Cell, problem: Problem, config: Config, found: dict, folder: Pat
         "status": "diverged" if outcome.diverged else "complete",
         "reason": "meta-testing met a loss or an output that is not finite" if outcome.diverged else None,
         "metric": problem.task.metric_name,
-        **{f"{part}_metric": None if outcome.diverged else outcome.errors[part] for part in PARTS},
+        **{f"{part}_metric": None if outcome.diverged else outcome.errors.get(part) for part in PARTS},
         "start": config.test_start,
         "steps": trial.steps,
         "milestones": trial.milestones,

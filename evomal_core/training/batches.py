@@ -35,9 +35,12 @@ def draw(task: Task, part: str, batch_size: int, seed: int, purpose: str, *index
     return task.inputs(crop_and_flip(x, *crops, padding) if crops else x), y
 
 
-def in_order(task: Task, part: str, size: int):
-    """All of a part in batches (x, y), in order, as the model sees it. An augmented part has crops of its own stream."""
-    x, y = getattr(task, part)
+def in_order(task: Task, part: str, size: int, instances: int = 0):
+    """All of a part, or its first `instances`, in batches (x, y), in order, as the model sees it.
+
+    An augmented validation or test part has crops of a stream of its own, the same for every loss and seed.
+    """
+    x, y = (tensor[: instances or None] for tensor in getattr(task, part))
     for start in range(0, len(x), size):
         some = x[start : start + size]
         if part in task.augmented and part != "train":

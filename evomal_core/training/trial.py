@@ -28,7 +28,7 @@ from .problem import Problem
 
 CHUNK = 25  # steps that one session makes before the next: its weights stay in the cache, batches are drawn once
 CHECK_EVERY = 2 * CHUNK  # steps between looks for trainings that diverged
-EVALUATION_BATCH = 2_000
+EVALUATION_BATCH = 2_000  # a tenth of it for images that are stored as bytes, whose models are larger
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SCHEMA = 1
 
@@ -211,14 +211,16 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
         if end in trial.curve:
             models = [model for session in sessions for model in session.models()]
             for outcome, model in zip(outcomes, models, strict=True):
-                outcome.curve.append((end, {part: evaluate(model, task, part) for part in trial.parts}))
+                outcome.curve.append(
+                    (end, {part: evaluate(model, task, part, config.evaluation_instances) for part in trial.parts})
+                )
                 if model is not None:
                     model.train()
         if kept and end < trial.steps:
             kept.write(sessions, outcomes, end)
     models = [model for session in sessions for model in session.models()]
     for outcome, model in zip(outcomes, models, strict=True):
-        outcome.errors = {part: evaluate(model, task, part) for part in trial.parts}
+        outcome.errors = {part: evaluate(model, task, part, config.evaluation_instances) for part in trial.parts}
         if trial.keep_models and model is not None:
             usual = accelerated("usual_layers")
             outcome.model = (usual(model) if usual else model).eval()
@@ -228,13 +230,19 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module | None, task, part: str) -> float:
-    """Performance metric of a trained model on a part of the task, in evaluation mode; inf if it diverged."""
+def evaluate(model: nn.Module | None, task, part: str, instances: int = 0) -> float:
+    """Performance metric of a trained model on a part of the task, in evaluation mode; inf if it diverged.
+
+    Args:
+        instances: how many of the part's first instances are measured; 0 for all.
+    """
     if model is None:
         return math.inf
     model.eval()
-    outputs = torch.cat([model(x) for x, _ in batches.in_order(task, part, EVALUATION_BATCH)])
-    value = float(task.metric(outputs, getattr(task, part)[1])) if outputs.isfinite().all() else math.inf
+    size = EVALUATION_BATCH // 10 if task.moments else EVALUATION_BATCH
+    outputs, y = zip(*((model(x), y) for x, y in batches.in_order(task, part, size, instances)), strict=True)
+    outputs = torch.cat(outputs)
+    value = float(task.metric(outputs, torch.cat(y))) if outputs.isfinite().all() else math.inf
     return value if math.isfinite(value) else math.inf
 
 
