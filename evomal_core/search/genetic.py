@@ -49,7 +49,9 @@ def ask(state: GeneticState, config: Config, seed: int, fresh: bool = False) -> 
     """
     stream = streams.integer(seed, "genetic", state.generation)
     if fresh or not state.population:
-        return [str(tree) for tree in expression.grow(stream, config.initial_height, config.population)]
+        return [
+            str(tree) for tree in expression.grow(stream, config.initial_height, config.population, config.operators)
+        ]
     with streams.global_generators(stream):
         return _offspring(state.population, config)
 
@@ -69,8 +71,8 @@ def _offspring(population: list[Individual], config: Config) -> list[str | Indiv
         if variation == "crossover":
             tree = expression.cross(tree, expression.parse(select(population, config).expression))
         elif variation == "mutation":
-            tree = expression.mutate(tree, config.mutation_height)
-        tree = expression.correct(tree)
+            tree = expression.mutate(tree, config.mutation_height, config.operators)
+        tree = expression.correct(tree, config.operators)
         copied = variation == "reproduction" or tree.height > config.max_height
         offspring.append(replace(parent, outcome="symbolic") if copied else str(tree))
     return offspring
