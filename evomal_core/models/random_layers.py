@@ -95,6 +95,20 @@ def _row_major(function):
     return called
 
 
+def _like(draw):
+    """`torch.rand_like` or its kind: numbers of the logical shape of `input`, row by row."""
+
+    def function(input: Tensor, *, dtype=None, device=None, **_) -> Tensor:
+        return draw(tuple(input.shape), dtype=dtype or input.dtype, device=device or input.device)
+
+    return function
+
+
+def _bernoulli(input: Tensor, p: float | None = None, **_) -> Tensor:
+    """`torch.bernoulli`: 1 with probability `input`, or `p`."""
+    return (torch.rand(tuple(input.shape), device=input.device) < (input if p is None else p)).to(input.dtype)
+
+
 # In `torch.nn.functional`, by name
 OWN_FUNCTIONAL = {"dropout": _mask(torch.dropout), "scaled_dot_product_attention": _attention}
 OWN_FUNCTIONAL |= {f"dropout{d}d": _mask(torch.feature_dropout) for d in (1, 2, 3)}
@@ -102,7 +116,8 @@ OWN_FUNCTIONAL |= {n: _row_major(getattr(functional, n)) for n in ("alpha_dropou
 # Wherever they are called from
 OWN = {getattr(functional, name): function for name, function in OWN_FUNCTIONAL.items()}
 OWN |= {torch.dropout: OWN_FUNCTIONAL["dropout"], torch.feature_dropout: OWN_FUNCTIONAL["dropout2d"]}
-OWN |= {f: _row_major(f) for f in (torch.bernoulli, Tensor.bernoulli, torch.rand_like, torch.randn_like)}
+OWN |= {torch.rand_like: _like(torch.rand), torch.randn_like: _like(torch.randn)}
+OWN |= {torch.bernoulli: _bernoulli, Tensor.bernoulli: _bernoulli}
 
 
 class _InLogicalOrder(TorchFunctionMode):
