@@ -184,7 +184,7 @@ def train(losses: Sequence[nn.Module], problem, config: Config, seed: int, trial
 
 
 def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: Trial, kept) -> list[Outcome]:
-    task, index, purpose = problem.task, trial.index, trial.purpose
+    index, purpose = trial.index, trial.purpose
     problem.initialise(seed, f"{purpose}-init", *index)
     form = accelerated("sessions")
     sessions = (form and form(losses, problem, config)) or [Session(loss, problem, config) for loss in losses]
@@ -209,18 +209,14 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
             if start % CHECK_EVERY == 0:  # rarely: on a GPU the host waits for it
                 running = [session for session in running if session.running()]
         if end in trial.curve:
-            models = [model for session in sessions for model in session.models()]
-            for outcome, model in zip(outcomes, models, strict=True):
-                outcome.curve.append(
-                    (end, {part: evaluate(model, task, part, config.evaluation_instances) for part in trial.parts})
-                )
+            for outcome, (errors, model) in zip(outcomes, _judged(sessions, problem, config, seed, trial), strict=True):
+                outcome.curve.append((end, errors))
                 if model is not None:
                     model.train()
         if kept and end < trial.steps:
             kept.write(sessions, outcomes, end)
-    models = [model for session in sessions for model in session.models()]
-    for outcome, model in zip(outcomes, models, strict=True):
-        outcome.errors = {part: evaluate(model, task, part, config.evaluation_instances) for part in trial.parts}
+    for outcome, (errors, model) in zip(outcomes, _judged(sessions, problem, config, seed, trial), strict=True):
+        outcome.errors = errors
         if trial.keep_models and model is not None:
             usual = accelerated("usual_layers")
             outcome.model = (usual(model) if usual else model).eval()
@@ -229,18 +225,28 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
     return outcomes
 
 
+def _judged(sessions, problem: Problem, config: Config, seed: int, trial: Trial):
+    """(errors by part, model or None) of each model as it is now."""
+    layer_seed = problem.layer_seed(seed, f"{trial.purpose}-layers", *trial.index, trial.steps)
+    rest = config.evaluation_instances, layer_seed
+    for model in (model for session in sessions for model in session.models()):
+        yield {part: evaluate(model, problem.task, part, *rest) for part in trial.parts}, model
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module | None, task, part: str, instances: int = 0) -> float:
+def evaluate(model: nn.Module | None, task, part: str, instances: int = 0, seed: int | None = None) -> float:
     """Performance metric of a trained model on a part of the task, in evaluation mode; inf if it diverged.
 
     Args:
         instances: how many of the part's first instances are measured; 0 for all.
+        seed: of what layers draw in evaluation mode, too; None for a model that draws nothing.
     """
     if model is None:
         return math.inf
     model.eval()
     size = EVALUATION_BATCH // 10 if task.moments else EVALUATION_BATCH
-    outputs, y = zip(*((model(x), y) for x, y in batches.in_order(task, part, size, instances)), strict=True)
+    with seeded(seed, task.device):
+        outputs, y = zip(*((model(x), y) for x, y in batches.in_order(task, part, size, instances)), strict=True)
     outputs = torch.cat(outputs)
     value = float(task.metric(outputs, torch.cat(y))) if outputs.isfinite().all() else math.inf
     return value if math.isfinite(value) else math.inf
