@@ -154,6 +154,7 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
         "config": asdict(config),
         "status": "no_loss" if result.loss is None else "complete",
         "reason": "every candidate was rejected or not finite" if result.loss is None else None,
+        "metric": problem.task.metric_name,
         "fitness": result.leaders[0].fitness if result.leaders else None,
         "learning_rate": result.learning_rate,
         "loss": None if result.loss is None else {"schema": LOSS_SCHEMA, **result.loss.to_json()},

@@ -76,7 +76,7 @@ class Run:
         test = test or {"status": search["status"], "reason": search["reason"], "seconds": {"test": 0.0}}
         seconds = search["seconds"] | test["seconds"]
         seconds["total"] = round(seconds.get("search", 0.0) + seconds["test"], 3)
-        data = search | dict.fromkeys((*METRICS, "metric")) | test
+        data = search | dict.fromkeys(METRICS) | test
         of_test = {name: value for name, value in test.get("config", {}).items() if name in TESTING}
         data |= {"config": search["config"] | of_test, "seconds": seconds, "cell": asdict(cell)}
         data |= {name: search[name] for name in ("started", "versions", "hardware", "commit") if name in search}
@@ -242,9 +242,9 @@ def from_schema_1(data: dict) -> dict:
     """
     cell, config, found = data["cell"], data["config"], data.get("loss")
     tuned, seconds = cell["method"] == "tuned", data["seconds"]
-    of_test = (*METRICS, "metric")
-    search = {name: value for name, value in data.items() if name not in of_test}
-    rate = data["learning_rate"] if tuned and found else None
+    search = {name: value for name, value in data.items() if name not in METRICS}
+    used = data.get("learning_rate", config["base_learning_rate"])  # the first records of the schema lack it
+    rate = used if tuned and found else None
     leader = {"fitness": data["fitness"], "learning_rate": rate, "loss": found}
     search |= {
         "schema": SCHEMA,
@@ -257,8 +257,8 @@ def from_schema_1(data: dict) -> dict:
     }
     facts = {name: data.get(name) for name in ("started", "versions", "hardware", "commit")}
     test = {"schema": SCHEMA, "cell": cell, "config": config, "status": data["status"], "reason": data["reason"]}
-    test |= {name: data[name] for name in of_test} | {"start": "fresh", "steps": config["test_steps"]}
-    test |= {"milestones": config["test_milestones"], "learning_rate": data["learning_rate"]}
+    test |= {name: data[name] for name in (*METRICS, "metric")} | {"start": "fresh", "steps": config["test_steps"]}
+    test |= {"milestones": config["test_milestones"], "learning_rate": used}
     test |= {"search": {"cell": cell, "loss": digest_of(found)}, "seconds": {"test": seconds["test"]}, **facts}
     return search | {"test": test if found else None}
 

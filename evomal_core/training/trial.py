@@ -164,7 +164,7 @@ def run_trial(
     check(isinstance(trial.starts, int) and trial.starts > 0, "Trial.starts", "at least 1", trial.starts)
     if not losses:
         return []
-    with streams.computing():
+    with streams.computing(), torch.enable_grad():
         problem = Problem.of(problem)
         if trial.learning_rate is not None:
             config = replace(config, base_learning_rate=trial.learning_rate)
@@ -278,8 +278,12 @@ class Checkpoint:
     def _read(self) -> None:
         from safetensors import safe_open  # slow to import, and used here alone
 
-        with safe_open(self.path, "pt") as file:
+        try:
+            file = safe_open(self.path, "pt")
             facts = json.loads((file.metadata() or {}).get("trial", "{}"))
+        except Exception as error:
+            raise ValueError(f"{self.path}: expected the checkpoint of a trial, got {error}; remove it") from None
+        with file:
             if (facts.get("schema"), facts.get("identity")) != (CHECKPOINT_SCHEMA, self.identity):
                 got = f"{facts.get('identity')}, schema {facts.get('schema')}"
                 raise ValueError(
