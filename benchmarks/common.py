@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 import evomal_core as ec
 from evomal_core.machine import environment
+from evomal_core.training import Problem
 
 from .trees import TREES
 
@@ -30,9 +32,10 @@ class Setup:
     config: ec.Config
     data: str
 
-    @property
-    def problem(self):
-        return self.task, self.model
+    @cached_property
+    def problem(self) -> Problem:
+        """What the package trains: a working copy of the model."""
+        return Problem(self.task, self.model)
 
     def losses(self, n: int) -> list[ec.MetaLoss]:
         """The first n of the fixed trees (from the start again behind the last), weights drawn from N(1, 1e-3)."""
@@ -49,7 +52,7 @@ def setup(dataset: str, model: str, device: str = "cpu", synthetic: bool = False
     if not synthetic:
         try:
             task = ec.load_task(dataset, device=device, dtype=dtype)
-        except (ec.DataUnavailable, NotImplementedError):
+        except ec.DataUnavailable:
             pass
     if task is None:
         task, source = synthetic_images(dataset).to(device, getattr(torch, dtype)), "synthetic"
@@ -118,8 +121,8 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 def parser(doc: str, problem: bool = True) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=doc.splitlines()[0])
     if problem:
-        result.add_argument("dataset", choices=ec.DATASETS)
-        result.add_argument("model", choices=ec.MODELS)
+        result.add_argument("dataset", choices=list(ec.DATASETS))
+        result.add_argument("model", choices=list(ec.MODELS))
     result.add_argument("--threads", type=int, default=1)
     result.add_argument("--repeats", type=int, default=5, help="turns, of which the median is taken")
     result.add_argument(

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from evomal_core.search import filters
-from evomal_core.training import base, unroll
+from evomal_core.training import Trial, train, unroll
 
 from . import common
 
@@ -84,7 +84,7 @@ def phases(setup: common.Setup, losses, evaluated, steps: dict[str, int]) -> dic
     return {
         "meta": lambda: unroll.optimise_losses(losses, [setup.problem], config, 0),
         "filter": lambda: filters.improvement(losses, probe, config),
-        "fitness": lambda: base.train(evaluated, setup.problem, config, 0, "fitness", steps["fitness"]),
+        "fitness": lambda: train(evaluated, setup.problem, config, 0, Trial("fitness", steps["fitness"], parts=())),
     }
 
 

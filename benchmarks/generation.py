@@ -5,7 +5,8 @@ one step of the rejection protocol; `fitness` one step of partial training. `gen
 counts, a quarter of the candidates evaluated.
 """
 
-from evomal_core.training import base, choose
+from evomal_core.fast.chain import Chain
+from evomal_core.training import choose, evaluate
 
 from . import common
 from .floor import phases, record
@@ -32,8 +33,8 @@ def measure(setup: common.Setup, candidates: int, repeats: int, naive: bool = Tr
     losses, plain = setup.losses(candidates), setup.losses(candidates)
     package = phases(setup, losses, losses[::4], STEPS)
     config, evaluated = setup.config, len(losses[::4])
-    session = base.Session(losses[0], setup.model, config)
-    package["evaluate"] = lambda: base.evaluate(session.model, setup.task, "validation")
+    model = setup.problem.model
+    package["evaluate"] = lambda: evaluate(model, setup.task, "validation")
     sides = {"package": (package, STEPS | {"evaluate": 1})}
     if naive:
         loop = Naive(setup.task, setup.model, config)
@@ -58,7 +59,7 @@ def measure(setup: common.Setup, candidates: int, repeats: int, naive: bool = Tr
         result[name] = {side: add_up(ms[side], config, n) for side in sides}
         if naive:
             result[name]["ratio"] = common.median([result[name]["naive"]["total"] / result[name]["package"]["total"]])
-    if base.Session(losses[0], setup.model, config).chain:
+    if Chain.of(model):
         products = record(package["fitness"])
         seconds = common.turns({"step": package["fitness"], "products": products.replay(least=0.1)}, repeats)
         result["fitness_share_of_products"] = common.ratio(seconds["products"], seconds["step"])

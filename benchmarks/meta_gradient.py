@@ -22,8 +22,11 @@ import time
 import torch
 from torch.func import functional_call, grad
 
-from evomal_core import streams
-from evomal_core.training import batches, gram, unroll
+from evomal_core.fast import gram
+from evomal_core.models.forward import ForwardMap
+from evomal_core.models.random_layers import seeded
+from evomal_core.training import batches, unroll
+from evomal_core.training.acceleration import FORMS
 
 from . import common
 
@@ -32,16 +35,16 @@ WAYS = (*LIBRARIES, "jvp", "gram")
 
 
 def torchopt_way(losses, model, train, validation, task_loss, config, seeds):
-    """Interface as `evomal_core.training.unroll.ENGINES`, for one loss."""
+    """Interface as `evomal_core.training.unroll.higher_engine`, for one loss."""
     import torchopt
 
     (loss,), (x, y) = losses, train[0]
     base = copy.deepcopy(model)
     optimiser = torchopt.MetaSGD(base, **config.sgd)
-    with streams.layer_generator(seeds[0], x.device):
+    with seeded(seeds[0], x.device):
         z = base(x)
     optimiser.step(loss(z, y))
-    with streams.layer_generator(seeds[1], x.device):
+    with seeded(seeds[1], x.device):
         z = base(validation[0])
     return [torch.autograd.grad(task_loss(z, validation[1]), tuple(loss.parameters()))]
 
@@ -49,7 +52,7 @@ def torchopt_way(losses, model, train, validation, task_loss, config, seeds):
 def func_way(losses, model, train, validation, task_loss, config, seeds):
     """Double backward: grad through grad, the first step of the base optimiser written out."""
     (loss,), (x, y) = losses, train[0]
-    maps = unroll.BaseMaps(model)
+    maps = ForwardMap(model)
     rate = config.first_rate
 
     def validation_loss(phi):
@@ -65,7 +68,7 @@ def func_way(losses, model, train, validation, task_loss, config, seeds):
 
 def ways(setup: common.Setup) -> dict:
     """name -> function, those that can be used here."""
-    table = {**unroll.ENGINES, "torchopt": torchopt_way, "func": func_way}
+    table = {**FORMS, "higher": unroll.higher_engine, "torchopt": torchopt_way, "func": func_way}
     missing = set() if installed("torchopt") else {"torchopt"}
     missing |= {"gram"} if gram.applies(setup.model, setup.config) else set()
     return {name: table[name] for name in WAYS if name not in missing}
@@ -74,10 +77,10 @@ def ways(setup: common.Setup) -> dict:
 def arguments_of(setup: common.Setup, batch: int) -> tuple:
     """What a way takes behind the losses."""
     config = dataclasses.replace(setup.config, batch_size=batch)
-    train = [batches.draw(setup.task.train, batch, 0, "meta-train", 0, 0, 0)]
-    validation = batches.draw(setup.task.validation, batch, 0, "meta-validation", 0, 0)
-    setup.model.train()
-    return setup.model, train, validation, setup.task.task_loss, config, [1, 2]
+    train = [batches.draw(setup.task, "train", batch, 0, "meta-train", 0, 0, 0)]
+    validation = batches.draw(setup.task, "validation", batch, 0, "meta-validation", 0, 0)
+    model = setup.problem.model.train()
+    return model, train, validation, setup.task.task_loss, config, [1, 2]
 
 
 def peak_memory(setup: common.Setup, way: str, batch: int, steps: list[int]) -> list[float]:
@@ -143,7 +146,7 @@ def seconds(setup: common.Setup, args) -> list[dict]:
     sides = {name: lambda f=function: f(loss, *rest) for name, function in table.items()}
     own = unroll.choose("auto", setup.model, rest[4])
     if args.lockstep:
-        sides[f"{own} x{args.lockstep}"] = lambda: unroll.ENGINES[own](many, *rest)
+        sides[f"{own} x{args.lockstep}"] = lambda: unroll.engine_for(own, rest[0], rest[4])(many, *rest)
     measured = common.turns(sides, args.repeats)
     reference = unroll.higher_engine(loss, *rest)[0]
     rows = []

@@ -9,11 +9,10 @@ import copy
 
 import higher
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from evomal_core import streams
-from evomal_core.models import initialise, layers
+from evomal_core.models import initialise
 from evomal_core.search.filters import Probe
 
 
@@ -35,23 +34,11 @@ class Images(Dataset):
         return self.transform(self.pixels[i]), int(self.labels[i])
 
 
-def usual(model: nn.Module) -> nn.Module:
-    """A copy of the model with PyTorch's own layers in place of the package's."""
-    model = copy.deepcopy(model)
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, layers.Tanh):
-                setattr(parent, name, nn.Tanh())
-            elif isinstance(child, layers.HalvingPool):
-                setattr(parent, name, nn.AvgPool2d(2))
-    return model
-
-
 class Naive:
     """One problem; `seed` names the initial weights, which are the package's, and the batches are the loader's."""
 
     def __init__(self, task, model, config, seed: int = 0):
-        self.task, self.model, self.config, self.seed = task, usual(model), config, seed
+        self.task, self.model, self.config, self.seed = task, copy.deepcopy(model), config, seed
         low, high = float(task.train[0].min()), float(task.train[0].max())
         self.loaders = {}
         for part in ("train", "validation"):

@@ -14,7 +14,7 @@ from evomal_core.losses import expression
 from evomal_core.models.logistic import logistic
 from evomal_core.models.mlp import mlp
 from evomal_core.search import filters
-from evomal_core.training import base, batches, unroll
+from evomal_core.training import batches, fitness, unroll
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the installed package
 
@@ -43,6 +43,18 @@ def small(classification: bool) -> common.Setup:
     return common.Setup(task, model, Config(batch_size=16, dtype="float64", rejection_batch=20), "random")
 
 
+class Part:
+    """A task as far as drawing a batch of one part needs it."""
+
+    augmented = ()
+
+    def __init__(self, x, y):
+        self.train = self.validation = x, y
+
+    def inputs(self, x):
+        return x
+
+
 class SameBatches(Naive):
     """The naive loop on the package's batches."""
 
@@ -51,7 +63,7 @@ class SameBatches(Naive):
         if x.ndim == 4:  # through the per-image transforms
             data = self.loaders[part].dataset
             x = torch.stack([data[i][0] for i in range(len(data))]).double()
-        return batches.draw((x, y), self.config.batch_size, self.seed, purpose, 0, *index)
+        return batches.draw(Part(x, y), part, self.config.batch_size, self.seed, purpose, 0, *index)
 
 
 @pytest.mark.parametrize("classification", [False, True])
@@ -69,7 +81,7 @@ def test_naive_loop_computes_what_the_package_computes(classification):
     gains = filters.improvement(fast, filters.Probe.of(setup.problem, config, 0), config)
     assert gains == pytest.approx([loop.improvement(loss, steps) for loss in fast], rel=1e-5, abs=1e-9)
 
-    values = base.fitness(fast, [setup.problem], config, 0)
+    values = fitness(fast, [setup.problem], config, 0)
     for loss, value in zip(fast, values, strict=True):
         loop.train(loss, steps)
         assert value == pytest.approx(loop.evaluate(), rel=1e-5, abs=1e-9)
