@@ -175,9 +175,8 @@ def test_every_committed_record_keeps_its_numbers():
         for name in names:
             assert run.data[name] == raw[name], (path, name)
         assert run.test_metric == raw["test_metric"]
-        for phase in ("optimise", "filter", "fitness", "search", "test"):
-            assert run.seconds[phase] == raw["seconds"][phase]
-        assert run.seconds["total"] == pytest.approx(raw["seconds"]["total"], abs=2e-3)
+        if raw["status"] != "no_loss":
+            assert run.seconds == raw["seconds"]
         if raw["status"] != "no_loss":
             assert run.data["learning_rate"] == raw.get("learning_rate", raw["config"]["base_learning_rate"])
             (leader,) = run.leaders

@@ -75,7 +75,7 @@ class Run:
         """The run of a search's record and a test's; without a test, of a search that found no loss."""
         test = test or {"status": search["status"], "reason": search["reason"], "seconds": {"test": 0.0}}
         seconds = search["seconds"] | test["seconds"]
-        seconds["total"] = round(seconds.get("search", 0.0) + seconds["test"], 3)
+        seconds.setdefault("total", round(seconds.get("search", 0.0) + seconds["test"], 3))
         data = search | dict.fromkeys(METRICS) | test
         of_test = {name: value for name, value in test.get("config", {}).items() if name in TESTING}
         data |= {"config": search["config"] | of_test, "seconds": seconds, "cell": asdict(cell)}
@@ -259,7 +259,11 @@ def from_schema_1(data: dict) -> dict:
     test = {"schema": SCHEMA, "cell": cell, "config": config, "status": data["status"], "reason": data["reason"]}
     test |= {name: data[name] for name in (*METRICS, "metric")} | {"start": "fresh", "steps": config["test_steps"]}
     test |= {"milestones": config["test_milestones"], "learning_rate": used}
-    test |= {"search": {"cell": cell, "loss": digest_of(found)}, "seconds": {"test": seconds["test"]}, **facts}
+    test |= {
+        "search": {"cell": cell, "loss": digest_of(found)},
+        "seconds": {n: seconds[n] for n in ("test", "total")},
+        **facts,
+    }
     return search | {"test": test if found else None}
 
 

@@ -17,7 +17,7 @@ import scipy.stats
 
 from evomal_core import files, machine
 from evomal_core.checks import check_choice
-from evomal_core.config import BUDGETS
+from evomal_core.config import BUDGETS, Config, Protocol
 from evomal_core.experiments import store
 from evomal_core.experiments.cell import Cell
 from evomal_core.losses.meta_network import MetaLoss
@@ -299,3 +299,19 @@ def best_runs(runs: Records) -> list[store.Run]:
     found = [r for r in runs.reference + runs.own if r.status == "complete" and r.data.get("fitness") is not None]
     best = {_key(run.cell): run for run in sorted(found, key=lambda run: -run.data["fitness"])}  # the last is kept
     return [best[key] for key in sorted(best, key=_order)]
+
+
+def differences(cell: Cell) -> str:
+    """What differs in a cell's configuration from the published one, the budget `paper` and the protocol `paper`.
+
+    Returns:
+        One sentence: each setting with its value here and, in brackets, the published one.
+    """
+    published = Cell(cell.dataset, cell.model, cell.method, cell.seed, "paper", "paper")
+    here, there = (asdict(Config.for_cell(each)) for each in (cell, published))
+    changed = [f"{name} {here[name]} ({there[name]})" for name in here if here[name] != there[name]]
+    split = "" if Protocol.parse(cell.protocol)["split"] == "honest" else "; the split is the released code's"
+    if not changed:
+        return f"All settings are the published ones{split}."
+    said = "The settings are the published ones but for these, with the published value in brackets: "
+    return f"{said}{', '.join(changed)}{split}."
