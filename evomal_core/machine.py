@@ -40,7 +40,7 @@ def _commit() -> str | None:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
-            return None  # a copy inside somebody else's repository
+            return None  # a copy inside another repository
         changes = git("status", "--porcelain", "--untracked-files=no", "--", "evomal_core")
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Every random draw of the package comes of a named stream (design: one seed, many independent streams).
+"""Every random draw of the package comes from a named stream (design: one seed, many independent streams).
 
 A stream is `(seed, purpose, *index)`; its generator is derived with `numpy.random.SeedSequence`, on the CPU, so a draw
 depends on nothing but its name: not on the device, the number of workers, the other candidates, or a resumed run.

@@ -73,7 +73,7 @@ def run_cell(
         progress: called with one line of text a generation.
 
     Raises:
-        tasks.DataUnavailable: the data set is neither on disk nor to be downloaded.
+        tasks.DataUnavailable: the data set is not on disk, and its download failed.
         store.RecordError: as `find_run`.
     """
     check(isinstance(cell, Cell), "cell", "a Cell, like Cell('diabetes', 'mlp', 'evomal')", repr(cell))

@@ -1,7 +1,7 @@
 """A loss's derivatives without autograd's overhead: dual numbers forwards, one hand-written sweep back, written down once.
 
 Training needs of a loss only m = dM/df, element by element, and loss optimisation d<m, u>/dphi for a given u (eq. 9 with
-the base model taken out; training/unroll.py). Both come of one walk over the tree:
+the base model taken out; training/unroll.py). One walk over the tree gives both:
 
     forwards   each node carries (value, tangent along f): m is the root's tangent;
     backwards  the sweep of <m, u> through that same dual evaluation. For a unary g with o = g(x), o' = g'(x) x':

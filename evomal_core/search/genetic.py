@@ -44,7 +44,7 @@ def ask(state: GeneticState, config: Config, seed: int, fresh: bool = False) -> 
     """The next population: expressions to be evaluated, and individuals that keep their fitness and weights.
 
     Generation 0 is random (ramped half-and-half); with `fresh` every generation is, which is the control `random`.
-    Otherwise elites survive and each other offspring comes of one crossover or one mutation, is corrected to hold y and f,
+    Otherwise elites survive. One crossover or one mutation gives each other offspring, which is corrected to hold y and f
     and, if higher than `max_height`, replaced with a copy of its parent.
     """
     stream = streams.integer(seed, "genetic", state.generation)

@@ -89,7 +89,7 @@ class SearchState:
     Attributes:
         best, best_fitness: the best candidate so far; under the released code's stale variable the two differ.
         history: one row a generation.
-        method, seed, origin: of whose search it is; empty as long as it is nobody's.
+        method, seed, origin: which search the state belongs to; empty before the first generation.
     """
 
     generation: int = 0

@@ -30,7 +30,7 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
 
     Raises:
         ValueError: an unknown name, or a file that is not the data set.
-        DataUnavailable: neither on disk nor to be downloaded; the message tells which file to put where.
+        DataUnavailable: not on disk, and the download failed; the message tells which file to put where.
     """
     check_choice("data set", name, DATASETS)
     dtype = getattr(torch, check_choice("dtype", str(dtype).removeprefix("torch."), ("float32", "float64")))

@@ -18,7 +18,7 @@ DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 
 
 class DataUnavailable(RuntimeError):
-    """A data set is neither on disk nor to be had from where it is published."""
+    """A data set is not on disk, and its download failed."""
 
 
 def find_file(folder: Path, *names: str) -> Path | None:
@@ -37,7 +37,7 @@ def download(missing: str, remedy: str, beside: Path | None = None) -> Iterator[
             the nearest above it; else where the system has such folders.
 
     Raises:
-        DataUnavailable: whatever went wrong inside, with the network, the disk, or an answer that nobody expected.
+        DataUnavailable: anything that went wrong inside: the network, the disk, or an unexpected answer.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # of libraries that set no limit of their own

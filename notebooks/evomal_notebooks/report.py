@@ -295,7 +295,7 @@ def hardware(device: str = "auto") -> str:
 
 
 def best_runs(runs: Records) -> list[store.Run]:
-    """Of each data set, model, protocol, budget and method the complete run of lowest fitness (validation, not test)."""
+    """The complete run of lowest fitness (validation, not test), for each data set, model, protocol, budget and method."""
     found = [r for r in runs.reference + runs.own if r.status == "complete" and r.data.get("fitness") is not None]
     best = {_key(run.cell): run for run in sorted(found, key=lambda run: -run.data["fitness"])}  # the last is kept
     return [best[key] for key in sorted(best, key=_order)]
