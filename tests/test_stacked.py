@@ -143,6 +143,16 @@ def test_default_number_of_copies():
     assert fast.copies(Config(copies=7), problem) == 7
 
 
+def test_memory_of_a_copy_grows_with_the_batch_and_not_with_the_data():
+    small, large = (Problem(image_task(n), convolutional()) for n in (90, 900))
+    assert small.bytes_of_a_copy(16) == large.bytes_of_a_copy(16)
+    weights = sum(p.numel() for p in small.model.parameters())
+    rows = small.bytes_of_a_copy(17) - small.bytes_of_a_copy(16)
+    assert small.bytes_of_a_copy(16) > 3 * 8 * weights + 16 * rows > 0
+    assert rows > 8 * (6 * 6 * 6 + 54)  # the outputs of the convolution, and what Flatten gives
+    assert fast.copies(Config(), Problem(image_task(), logistic())) == 32
+
+
 def plain_engine_search(engine, copies, model=chain):
     """A short search in float64 on a chain, under one engine and K."""
     config = Config(

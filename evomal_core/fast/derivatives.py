@@ -85,7 +85,7 @@ def tape_of(loss: MetaLoss, inputs: LossInputs, order: int = 2, k: int = 0) -> t
     loss.check_kind(inputs.target)
     f = inputs.f[k] if inputs.several else inputs.f
     weights = inputs.array(loss.weights.to(inputs.prediction.dtype))
-    listed = tape.program(str(loss.tree), loss.protection, loss.non_negative, order, inputs.xp, f.dtype)
+    listed = tape.program(loss.expression, loss.protection, loss.non_negative, order, inputs.xp, f.dtype)
     return tape.Tape(listed, weights, inputs.y.reshape(-1), f.reshape(-1), inputs.ones)
 
 

@@ -16,6 +16,9 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
     n - 1 weights; the weight of the edge above node i (prefix order) is `weights[i - 1]`. With all weights 1 the network
     is the tree. Use it like `nn.CrossEntropyLoss` or `nn.MSELoss`; see `ElementwiseLoss` for shapes and errors.
 
+    Attributes:
+        expression: the tree as text, without weights.
+
     Args:
         expression: a tree as text, or one of `expression.py`.
         weights: None for all 1, or n - 1 numbers.
@@ -45,7 +48,7 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
             raise ValueError(f"a loss must hold both y and f; {tree} lacks {' and '.join(sorted(missing))}")
         n = len(names) - 1
         super().__init__(torch.ones(n) if weights is None else weights, n, classification, non_negative, reduction)
-        self.tree = tree
+        self.tree, self.expression = tree, str(tree)
         self.protection = check_choice("protection", protection, PRIMITIVES)
         self._names, self._children = names, trees.children(tree)
 
@@ -65,13 +68,8 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
         value = values[0].to(f.dtype)
         return SOFTPLUS.value(torch, value) if self.non_negative else value
 
-    @property
-    def expression(self) -> str:
-        """The tree as text, without weights."""
-        return str(self.tree)
-
     def __str__(self) -> str:
-        return str(self.tree)
+        return self.expression
 
     def extra_repr(self) -> str:
         return f"{self.tree}, classification={self.classification}"

@@ -34,7 +34,7 @@ def activation_bytes(model: nn.Module, x: torch.Tensor) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    run = ForwardMap(model)
+    run, x = ForwardMap(model), x.clone()  # no view of a whole data set
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         z = run(tuple(w.requires_grad_() for w in run.weights), x, 0)  # keeps the graph while it is counted
     kept[z.untyped_storage().data_ptr()] = z.untyped_storage().nbytes()
