@@ -1,19 +1,18 @@
-"""EvoMAL's three phases written the usual way, as the yardstick: one candidate after another, autograd everywhere.
+"""The yardstick: EvoMAL's three phases as they are usually written, with one candidate after another and autograd everywhere.
 
-`higher` for the meta-gradient; a DataLoader iterated afresh for every batch, with per-image transforms; `torch.optim.SGD`;
-a history of the metric, one entry a step, the error rate counted in Python. That is how the released code is built, and
-it computes what the package computes (tests/test_benchmarks.py).
+The meta-gradient is that of `higher`; a DataLoader is iterated afresh for every batch, with transforms for each image; the
+optimiser is `torch.optim.SGD`; the metric is kept at every step, and the error rate is counted in Python. The released code
+is built like this. The loop computes what the package computes (tests/test_benchmarks.py).
 """
 
 import copy
 
 import higher
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from evomal_core import streams
-from evomal_core.models import initialise, layers
+from evomal_core.models import initialise
 from evomal_core.search.filters import Probe
 
 
@@ -35,23 +34,11 @@ class Images(Dataset):
         return self.transform(self.pixels[i]), int(self.labels[i])
 
 
-def usual(model: nn.Module) -> nn.Module:
-    """A copy of the model with PyTorch's own layers in place of the package's."""
-    model = copy.deepcopy(model)
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, layers.Tanh):
-                setattr(parent, name, nn.Tanh())
-            elif isinstance(child, layers.HalvingPool):
-                setattr(parent, name, nn.AvgPool2d(2))
-    return model
-
-
 class Naive:
-    """One problem; `seed` names the initial weights, which are the package's, and the batches are the loader's."""
+    """One problem. The initial weights are those that the package has for `seed`; the batches are the loader's."""
 
     def __init__(self, task, model, config, seed: int = 0):
-        self.task, self.model, self.config, self.seed = task, usual(model), config, seed
+        self.task, self.model, self.config, self.seed = task, copy.deepcopy(model), config, seed
         low, high = float(task.train[0].min()), float(task.train[0].max())
         self.loaders = {}
         for part in ("train", "validation"):
@@ -62,7 +49,7 @@ class Naive:
         self.history: list[float] = []
 
     def batch(self, part: str, purpose: str, *index: int):
-        """A random batch of a part (purpose and index name it in tests alone)."""
+        """A random batch of a part. Only the tests use purpose and index, which name it."""
         x, y = next(iter(self.loaders[part]))
         return x.to(self.task.train[0]), y.to(self.task.device)  # of its dtype and device
 
@@ -73,7 +60,7 @@ class Naive:
         return torch.optim.SGD(self.model.parameters(), **self.config.sgd)
 
     def optimise(self, loss, steps: int) -> None:
-        """Algorithm 1, one inner step: Adam on the weights of the loss, in place."""
+        """Algorithm 1 with one inner step: Adam changes the weights of the loss in place."""
         adam = torch.optim.Adam(loss.parameters(), lr=self.config.meta_learning_rate)
         self.model.train()
         for t in range(steps):
@@ -100,7 +87,7 @@ class Naive:
         return len(target) * (self.metric(self.probe.prediction, target) - self.metric(outputs, target))
 
     def train(self, loss, steps: int) -> None:
-        """Algorithm 2 without the evaluation: train the model in place."""
+        """Algorithm 2 without the evaluation: the model is trained in place."""
         self.reset("fitness-init")
         self.model.train()
         optimiser = self.sgd()

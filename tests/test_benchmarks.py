@@ -14,7 +14,7 @@ from evomal_core.losses import expression
 from evomal_core.models.logistic import logistic
 from evomal_core.models.mlp import mlp
 from evomal_core.search import filters
-from evomal_core.training import base, batches, unroll
+from evomal_core.training import batches, fitness, unroll
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the installed package
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def small(classification: bool) -> common.Setup:
-    """A problem in float64 whose images are bytes to begin with, as those of the naive loop are."""
+    """A problem in float64. Its images are made of bytes, as those of the naive loop are."""
     draw = torch.Generator().manual_seed(0)
 
     def part(n):
@@ -44,7 +44,7 @@ def small(classification: bool) -> common.Setup:
 
 
 class SameBatches(Naive):
-    """The naive loop on the package's batches."""
+    """The naive loop, which gets the batches that the package draws."""
 
     def batch(self, part, purpose, *index):
         x, y = getattr(self.task, part)
@@ -69,7 +69,7 @@ def test_naive_loop_computes_what_the_package_computes(classification):
     gains = filters.improvement(fast, filters.Probe.of(setup.problem, config, 0), config)
     assert gains == pytest.approx([loop.improvement(loss, steps) for loss in fast], rel=1e-5, abs=1e-9)
 
-    values = base.fitness(fast, [setup.problem], config, 0)
+    values = fitness(fast, [setup.problem], config, 0)
     for loss, value in zip(fast, values, strict=True):
         loop.train(loss, steps)
         assert value == pytest.approx(loop.evaluate(), rel=1e-5, abs=1e-9)
@@ -163,7 +163,7 @@ def test_everything_appends_a_line_a_benchmark(tmp_path, monkeypatch, capfd):
 
 
 def test_peak_memory_is_seen_and_not_negative():
-    """In a process of its own, as the benchmark does it: freed memory that an allocator keeps is used without growth."""
+    """The peak is measured in a process of its own, because memory that an allocator kept is used again without growth."""
     program = """
 import time, torch
 from benchmarks import meta_gradient
