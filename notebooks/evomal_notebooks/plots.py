@@ -1,7 +1,7 @@
-"""Figures in one style: colour-blind palette, one colour a method, PDF and PNG.
+"""Figures in one style: a palette for colour-blind readers, one colour for each method, files as PDF and PNG.
 
-Figures do not go through pyplot: nothing is shown that was not asked for, and none has to be closed. In a notebook
-`show(figure)` displays one; anywhere else it does nothing. A notebook that draws a figure of its own does so in `style()`.
+Figures do not go through pyplot, so that nothing is shown unasked and no figure has to be closed. In a notebook
+`show(figure)` displays a figure; anywhere else it does nothing. A notebook that draws a figure of its own uses `style()`.
 """
 
 import io
@@ -37,7 +37,7 @@ def colour(method: str):
 
 @contextmanager
 def style():
-    """The style of every figure, `with style():` or `@style()`; the reader's own settings stay as they are."""
+    """Use `with style():` or `@style()` for the style of every figure; the reader's own settings stay as they are."""
     with seaborn.axes_style("whitegrid"), seaborn.plotting_context("notebook", font_scale=0.8):
         yield
 
@@ -63,9 +63,13 @@ def save(figure: Figure, path) -> list[Path]:
 
 
 def show(figure: Figure, **how) -> None:
-    """Display a figure in a notebook; elsewhere do nothing. `how` as for IPython's `display`: `display_id="curve",
-    update=True` replaces the figure that has this id. The picture has few colours and a third of the usual size, because
-    notebooks are committed with their figures."""
+    """Display a figure in a notebook; elsewhere do nothing.
+
+    The picture has few colours and a third of the usual size, because notebooks are committed with their figures.
+
+    Args:
+        how: as for IPython's `display`: `display_id="curve", update=True` replaces the figure that has this id.
+    """
     ipython = sys.modules.get("IPython")
     if ipython is None or ipython.get_ipython() is None:
         return
@@ -78,15 +82,15 @@ def show(figure: Figure, **how) -> None:
 
 @style()
 def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generation",)) -> Figure:
-    """Best fitness so far: the mean over seeds, and thin each seed.
+    """Draw the best fitness so far: a thick line for the mean over seeds, a thin one for each seed.
 
-    One column a data set and model, one colour a method; of `Records` the reference is drawn solid, own runs dashed; a plain
-    list is drawn solid. A run without any finite fitness is left out, and a mean begins where all of its runs have one;
-    the legend gives their number n. The axis ends at twice the largest last value, and is logarithmic where last values
-    differ more than fivefold.
+    Each data set and model has a column, each method a colour. The reference runs of `Records` are drawn solid, own runs
+    dashed; the runs of a plain list are drawn solid. A run without any finite fitness is left out, and a mean begins where
+    all of its runs have one; the legend gives their number n. The axis ends at twice the largest last value, and is
+    logarithmic where last values differ more than fivefold.
 
     Args:
-        against: a row for each of "generation" and "seconds", of search; a run that has ended keeps its last value.
+        against: "generation" and "seconds" (of search) give a row of panels each. A run that has ended keeps its last value.
 
     Raises:
         ValueError: runs of several budgets or protocols, which are not to be pooled.
@@ -133,9 +137,11 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
 
 @style()
 def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
-    """How the candidates of each generation came by their fitness (Fig. 5), as stacked shares of the population.
+    """Draw how the candidates of each generation came by their fitness (Fig. 5), as stacked shares of the population.
 
-    `groups`: title -> runs, whose mean is drawn; a panel a title."""
+    Args:
+        groups: title -> runs. Each title has a panel, which shows the mean over its runs.
+    """
     figure, axes = grid(len(groups), columns, (3.2, 2.5), sharey=True)
     drawn: dict = {}
     for axis, (title, runs) in zip(axes, groups.items(), strict=False):
@@ -153,8 +159,10 @@ def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
 
 
 def outcome_shares(runs: Iterable) -> pandas.DataFrame:
-    """Generation (from 1) by outcome: shares of the population, the mean over runs, each with a `history` (a `Run` or a
-    `SearchState`)."""
+    """A table of generations (from 1) by outcomes: shares of the population, the mean over runs.
+
+    A run is anything with a `history`, such as a `Run` or a `SearchState`.
+    """
     counts = pandas.concat([pandas.DataFrame(run.history) for run in runs]).groupby("generation")[list(OUTCOMES)].mean()
     counts.index = counts.index.astype(int) + 1
     names = {"symbolic": "symbolic hit", "equivalent": "gradient hit", "non_finite": "not finite"}
@@ -163,15 +171,17 @@ def outcome_shares(runs: Iterable) -> pandas.DataFrame:
 
 @torch.no_grad()
 def elementwise(loss, y: float, f: torch.Tensor):
-    """M(y, f) of any loss of this package at one label, for a plot: an array like `f`, (n,)."""
+    """M(y, f) of any loss of this package at one label, as an array like `f`, (n,), for a plot."""
     f = f.to(next(loss.parameters(), f))
     return (loss.elementwise(torch.full_like(f, y), f) + 0 * f).cpu().numpy()
 
 
 @style()
 def draw_network(loss, digits: int = 4) -> Figure:
-    """A symbolic loss as the network it was compiled to (Fig. 2): edges run from the terminals to the output, each with its
-    weight. A parent's first argument is drawn above its second."""
+    """Draw a symbolic loss as the network that it was compiled to (Fig. 2).
+
+    Edges run from the terminals to the output, each with its weight. A parent's first argument is drawn above its second.
+    """
     names, children = [expression.node_name(node) for node in loss.tree], expression.children(loss.tree)
     edges = [(child, parent) for parent, arguments in enumerate(children) for child in arguments]
     leaves = [node for node in range(len(names)) if not children[node]]
@@ -208,7 +218,7 @@ def draw_network(loss, digits: int = 4) -> Figure:
 
 
 def cut(axis, last: float) -> None:
-    """End the axis at twice the last value: early candidates can be worse by orders of magnitude."""
+    """End the axis at twice the last value, because early candidates can be worse by orders of magnitude."""
     low, high = axis.dataLim.y0, 2 * last
     if axis.get_ylim()[1] > high > 0:
         axis.set_ylim(None if axis.get_yscale() == "log" else low - 0.05 * (high - low), high)
