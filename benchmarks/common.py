@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import evomal_core as ec
-from evomal_core.experiments.store import environment
+from evomal_core.machine import environment
 from evomal_core.training import Problem
 
 from .trees import TREES
@@ -52,7 +52,7 @@ def setup(dataset: str, model: str, device: str = "cpu", synthetic: bool = False
     if not synthetic:
         try:
             task = ec.load_task(dataset, device=device, dtype=dtype)
-        except (ec.DataUnavailable, NotImplementedError):
+        except ec.DataUnavailable:
             pass
     if task is None:
         task, source = synthetic_images(dataset).to(device, getattr(torch, dtype)), "synthetic"
@@ -121,8 +121,8 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 def parser(doc: str, problem: bool = True) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=doc.splitlines()[0])
     if problem:
-        result.add_argument("dataset", choices=ec.DATASETS)
-        result.add_argument("model", choices=ec.MODELS)
+        result.add_argument("dataset", choices=list(ec.DATASETS))
+        result.add_argument("model", choices=list(ec.MODELS))
     result.add_argument("--threads", type=int, default=1)
     result.add_argument("--repeats", type=int, default=5, help="turns, of which the median is taken")
     result.add_argument(

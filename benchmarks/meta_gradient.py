@@ -24,9 +24,9 @@ import torch
 from torch.func import functional_call, grad
 
 from evomal_core.fast import gram
+from evomal_core.models.forward import ForwardMap
+from evomal_core.models.random_layers import seeded
 from evomal_core.training import batches, unroll
-from evomal_core.training.problem import ForwardMap
-from evomal_core.training.random_layers import seeded
 
 from . import common
 
@@ -79,8 +79,8 @@ def arguments_of(setup: common.Setup, batch: int) -> tuple:
     """What a way takes behind the losses."""
     problem, seeds = setup.problem, [setup.problem.layer_seed(0, "meta-layers", 0, 0, s) for s in (0, -1)]
     config = dataclasses.replace(setup.config, batch_size=batch)
-    train = [batches.draw(setup.task.train, batch, 0, "meta-train", 0, 0, 0)]
-    validation = batches.draw(setup.task.validation, batch, 0, "meta-validation", 0, 0)
+    train = [batches.draw(setup.task, "train", batch, 0, "meta-train", 0, 0, 0)]
+    validation = batches.draw(setup.task, "validation", batch, 0, "meta-validation", 0, 0)
     return problem.model.train(), train, validation, setup.task.task_loss, config, seeds
 
 

@@ -145,8 +145,8 @@ PARTS = ("population", "batch", "width", "cells", "run")
 def main(arguments=None) -> None:
     parser = common.parser(__doc__, problem=False)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--dataset", default="diabetes", choices=ec.DATASETS)
-    parser.add_argument("--model", default="mlp", choices=ec.MODELS)
+    parser.add_argument("--dataset", default="diabetes", choices=list(ec.DATASETS))
+    parser.add_argument("--model", default="mlp", choices=list(ec.MODELS))
     parser.add_argument("--quick", action="store_true", help="take sizes for a try, not for a table")
     args = parser.parse_args(arguments)
     if unknown := set(args.parts) - set(PARTS):

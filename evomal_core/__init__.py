@@ -19,6 +19,7 @@ from .losses.export import latex, simplify
 from .losses.handcrafted import CrossEntropy, SquaredError
 from .losses.meta_network import MetaLoss
 from .models import build_model
+from .operators import register_operator
 from .registry import DATASETS, METHODS, MODELS
 from .search import Leader, Result, SearchState, search
 from .tasks import DataUnavailable, Task, load_task

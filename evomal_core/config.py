@@ -55,6 +55,16 @@ SWITCHES: dict[str, Switch] = {
     "taylor_term": Switch("t1", "t0", "taylor_last_term"),
     # a diverged session is the worst case, or is scored with the weights it has
     "non_finite": Switch("worst", "score", "score_non_finite", "score"),
+    # validation images as they are, or cropped and flipped like training images
+    "validation_augmentation": Switch("off", "on"),
+    # SVHN with 10 outputs and test images as they are, or with 100 outputs and test images cropped and flipped
+    "svhn": Switch("10", "100"),
+    # bottlenecks, or basic blocks
+    "preresnet": Switch("bottleneck", "basic"),
+    # ReLU after each convolution and global pooling, or two ReLUs less and a pooling that sees the upper left 6x6 only
+    "allcnnc": Switch("paper", "released"),
+    # as many outputs as classes, or always 10
+    "pyramidnet_outputs": Switch("classes", "10"),
     # softplus on the output, optional in section III-B3
     "non_negative": Switch("off", "off", "non_negative", "on", more=("on",)),
 }
@@ -107,13 +117,20 @@ class Protocol:
 
 
 COUNTS = ("population", "generations", "meta_steps", "fitness_steps", "rejection_steps", "test_steps")
-# Named sets of counts, frozen. `paper` is what section IV and the released code use.
+# Named sets of counts, frozen. `paper` is what section IV and the released code use; `pocket` is for convolutional
+# networks on a CPU.
 BUDGETS: dict[str, dict[str, int]] = {
     "smoke": dict(zip(COUNTS, (4, 2, 3, 5, 5, 20), strict=True)),
+    "pocket": dict(zip(COUNTS, (6, 4, 30, 60, 50, 1_000), strict=True)) | {"batch_size": 32},
     "quick": dict(zip(COUNTS, (8, 8, 80, 100, 100, 2_000), strict=True)),
     "paper": dict(zip(COUNTS, (25, 50, 250, 500, 1_000, 10_000), strict=True)),
 }
-MAY_BE_ZERO = ("meta_steps", "rejection_steps", "copies")  # of the fields of `Config` that count something
+MAY_BE_ZERO = (
+    "meta_steps",
+    "rejection_steps",
+    "copies",
+    "evaluation_instances",
+)  # of the fields of `Config` that count something
 
 
 @dataclass(frozen=True)
@@ -164,6 +181,7 @@ class Config:
         "fresh"  # initial weights and batches of meta-testing: of their own, or "search": those of fitness
     )
     batch_size: int = 128
+    evaluation_instances: int = 0  # first instances of a part that a trained model is measured on; 0: all
     base_learning_rate: float = 0.01
     base_momentum: float = 0.9
     base_nesterov: bool = True

@@ -1,4 +1,4 @@
-"""Every random draw of the package comes of a named stream (design: one seed, many independent streams).
+"""Every random draw of the package comes from a named stream (design: one seed, many independent streams).
 
 A stream is `(seed, purpose, *index)`; its generator is derived with `numpy.random.SeedSequence`, on the CPU, so a draw
 depends on nothing but its name: not on the device, the number of workers, the other candidates, or a resumed run.
@@ -29,6 +29,7 @@ PURPOSES = (
     "phi",  # (generation, position): initial loss weights
     "split",  # (): a validation split; drawn with a seed of its own, the same for all runs
     "cma-es",  # (generation,)
+    "evaluation",  # (first instance,): crops of a test or validation part that is augmented; seed 0, the same for all
 )
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from evomal_core import Config, MetaLoss, Task, streams
 from evomal_core.fast.chain import Chain
 from evomal_core.models import initialise
+from evomal_core.models.random_layers import seeded
 from evomal_core.training import evaluate, fitness, trial
-from evomal_core.training.random_layers import seeded
 
 
 def made_task(classification: bool = False, n: int = 40, scale: float = 1.0) -> Task:

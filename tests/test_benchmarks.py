@@ -43,6 +43,18 @@ def small(classification: bool) -> common.Setup:
     return common.Setup(task, model, Config(batch_size=16, dtype="float64", rejection_batch=20), "random")
 
 
+class Part:
+    """A task as far as drawing a batch of one part needs it."""
+
+    augmented = ()
+
+    def __init__(self, x, y):
+        self.train = self.validation = x, y
+
+    def inputs(self, x):
+        return x
+
+
 class SameBatches(Naive):
     """The naive loop, which gets the batches that the package draws."""
 
@@ -51,7 +63,7 @@ class SameBatches(Naive):
         if x.ndim == 4:  # through the per-image transforms
             data = self.loaders[part].dataset
             x = torch.stack([data[i][0] for i in range(len(data))]).double()
-        return batches.draw((x, y), self.config.batch_size, self.seed, purpose, 0, *index)
+        return batches.draw(Part(x, y), part, self.config.batch_size, self.seed, purpose, 0, *index)
 
 
 @pytest.mark.parametrize("classification", [False, True])

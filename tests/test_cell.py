@@ -28,6 +28,7 @@ from evomal_core import (
     SquaredError,
     files,
     find_run,
+    machine,
     run_cell,
     run_grid,
     streams,
@@ -35,7 +36,7 @@ from evomal_core import (
 from evomal_core.experiments import run as run_module
 from evomal_core.experiments import store
 from evomal_core.experiments.store import folder_of, read_runs
-from evomal_core.training.random_layers import seeded
+from evomal_core.models.random_layers import seeded
 
 CELL = Cell("diabetes", "logistic", "evomal", 1, "smoke")
 RUN_KEYS = {"seconds", "started", "resumed"}  # what two runs of one cell may differ in
@@ -353,11 +354,11 @@ def test_a_forced_run_that_is_stopped_leaves_the_old_record(results, monkeypatch
 
 
 def test_a_copy_inside_another_repository_has_no_commit(monkeypatch, tmp_path):
-    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", str(store._commit())) or not (store.ROOT / ".git").exists()
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", str(machine._commit())) or not (machine.ROOT / ".git").exists()
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "copy").mkdir()
-    monkeypatch.setattr(store, "ROOT", tmp_path / "copy")
-    assert store._commit() is None
+    monkeypatch.setattr(machine, "ROOT", tmp_path / "copy")
+    assert machine._commit() is None
 
 
 def test_another_configuration_in_the_same_place_is_refused_and_unharmed(results):

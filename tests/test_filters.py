@@ -11,8 +11,8 @@ from torch import nn
 
 from evomal_core import Config, MetaLoss, Task, streams
 from evomal_core.models import initialise
+from evomal_core.models.random_layers import seeded
 from evomal_core.search.filters import Probe, gradient_key, improvement
-from evomal_core.training.random_layers import seeded
 
 CONFIG = Config(dtype="float64", rejection_steps=30, base_learning_rate=0.05, rejection_batch=20)
 

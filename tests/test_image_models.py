@@ -16,10 +16,10 @@ from torchvision.models import vgg16_bn
 from evomal_core import Config, MetaLoss, Task, meta_gradient
 from evomal_core.models import build_model, initialise
 from evomal_core.models.blocks import PadChannels, Residual
+from evomal_core.models.random_layers import seeded
 from evomal_core.registry import MODELS
 from evomal_core.training import Problem
 from evomal_core.training.acceleration import FORMS
-from evomal_core.training.random_layers import seeded
 
 # name -> (parameters with 10 outputs, with 100) on colour images of 32×32
 COUNTS = {

@@ -336,3 +336,11 @@ def test_records_written_here_are_those_that_the_package_reads(folders):
     assert set(made) <= set(real)
     table = report.runs_table(report.collect(folders[0], reference_dir=folders[1]))
     assert set(table["test_metric"]) == {run.test_metric, 0.5}
+
+
+def test_what_differs_from_the_published_configuration_is_said_and_nothing_else():
+    assert report.differences(ec.Cell(*DIABETES, "evomal", 0, "paper")) == "All settings are the published ones."
+    text = report.differences(ec.Cell(*DIABETES, "evomal", 0, "quick", "released"))
+    assert "population 8 (25)" in text and "test_steps 2000 (10000)" in text and "elitism False (True)" in text
+    assert "batch_size" not in text and text.endswith("the split is the released code's.")
+    assert "rejection_steps 100 (100)" not in report.differences(ec.Cell("mnist", "mlp", "evomal", 0, "quick"))

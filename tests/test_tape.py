@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from evomal_core import CrossEntropy, MetaLoss, SquaredError
+from evomal_core.fast.derivatives import Derivatives, LossInputs
 from evomal_core.losses import expression
-from evomal_core.losses.elementwise import Derivatives, Elements
 
 KINDS = ("regression", "classification")
 
@@ -57,7 +57,7 @@ def test_random_trees_in_float64(kind, protection, non_negative):
         z, target = batch(kind, k)
         u = torch.randn(z.shape, generator=torch.Generator().manual_seed(k), dtype=z.dtype)
         value, v, mixed = reference(loss, z, target, u)
-        elements = Elements(z, target)
+        elements = LossInputs(z, target)
         got_value, got_v = cotangent(loss, elements)
         (got_mixed,) = mixed_derivative(loss, elements, u)
         torch.testing.assert_close(got_value, value, rtol=1e-10, atol=1e-12, msg=str(loss))
@@ -75,7 +75,7 @@ def test_random_trees_in_float32(kind):
         z, target = batch(kind, k, torch.float32)
         u = torch.randn(z.shape, generator=torch.Generator().manual_seed(k))
         _, v, mixed = reference(loss, z, target, u)
-        elements = Elements(z, target)
+        elements = LossInputs(z, target)
         got_v = cotangent(loss, elements)[1]
         (got_mixed,) = mixed_derivative(loss, elements, u)
         assert got_v.dtype == got_mixed.dtype == torch.float32
@@ -95,7 +95,7 @@ def test_larger_trees(kind):
         _, v, mixed = reference(loss, z, target, u)
         if not (v.isfinite().all() and mixed.isfinite().all()):
             continue
-        elements = Elements(z, target)
+        elements = LossInputs(z, target)
         scale = max(float(mixed.abs().max()), float(v.abs().max()))
         torch.testing.assert_close(cotangent(loss, elements)[1], v, rtol=1e-7, atol=1e-9 * scale)
         torch.testing.assert_close(mixed_derivative(loss, elements, u)[0], mixed, rtol=1e-7, atol=1e-9 * scale)
@@ -113,7 +113,7 @@ def test_torch_as_the_array_library_gives_what_numpy_does(kind, protection):
     u = torch.randn((len(losses), *z.shape), generator=torch.Generator().manual_seed(0), dtype=z.dtype)
     found = []
     for library in (np, torch):
-        elements = Elements(z, target)
+        elements = LossInputs(z, target)
         elements.xp = library
         derivatives = Derivatives(losses, elements, order=2)
         found.append((derivatives.values(), derivatives.v, torch.cat([g for (g,) in derivatives.mixed(u)])))
@@ -130,7 +130,7 @@ def test_infinities_that_tie_are_split_as_by_autograd(library, dtype):
         z = large.clone().requires_grad_()
         loss = MetaLoss(text).to(dtype)
         want = loss(z, large)
-        elements = Elements(z, large)
+        elements = LossInputs(z, large)
         elements.xp = library
         found = Derivatives([loss], elements)
         assert found.tapes[0].values[found.tapes[0].program.derivative].dtype == elements.f.dtype
@@ -145,10 +145,10 @@ def test_by_hand():
     f, y = data(3)
     u = torch.ones_like(f)
     r = b * y - c * f
-    torch.testing.assert_close(cotangent(loss, Elements(f, y))[1], -2 * a * a * c * r / 6)
+    torch.testing.assert_close(cotangent(loss, LossInputs(f, y))[1], -2 * a * a * c * r / 6)
     # d/da, d/db, d/dc of sum_b −2 a² c (b y − c f) / 6
     want = torch.stack([(-4 * a * c * r).mean(), (-2 * a * a * c * y).mean(), (-2 * a * a * (r - c * f)).mean()])
-    torch.testing.assert_close(mixed_derivative(loss, Elements(f, y), u)[0], want)
+    torch.testing.assert_close(mixed_derivative(loss, LossInputs(f, y), u)[0], want)
 
 
 @pytest.mark.parametrize("protection", PROTECTIONS)
@@ -166,13 +166,13 @@ def test_kinks_have_the_conventional_gradients(protection):
         ("max(f, add(y, -1))", 1.0),
     ]:
         loss = MetaLoss(text, protection=protection).double()
-        assert cotangent(loss, Elements(zero, zero))[1].item() == want, text
+        assert cotangent(loss, LossInputs(zero, zero))[1].item() == want, text
 
 
 def test_a_loss_without_gradient_in_the_prediction():
     f, y = data(4)
     loss = MetaLoss("add(sign(f), square(y))").double()
-    elements = Elements(f, y)
+    elements = LossInputs(f, y)
     assert torch.equal(cotangent(loss, elements)[1], torch.zeros_like(f))
     assert torch.equal(mixed_derivative(loss, elements, f)[0], torch.zeros(4, dtype=torch.float64))
 
@@ -182,7 +182,7 @@ def test_nothing_is_written_into_the_batch_or_the_loss():
         f, y = data(5)
         kept = f.clone(), y.clone(), loss.weights.detach().clone()
         u = torch.ones_like(f)
-        mixed_derivative(loss, Elements(f, y), u)
+        mixed_derivative(loss, LossInputs(f, y), u)
         for now, before in zip((f, y, loss.weights), kept, strict=True):
             assert torch.equal(now, before)
         assert torch.equal(u, torch.ones_like(f))
@@ -192,7 +192,7 @@ def test_nothing_is_written_into_the_batch_or_the_loss():
 def test_overflow_is_not_hidden():
     loss = MetaLoss("square(square(square(square(sub(y, f)))))")
     f, y = torch.full((2, 1), 1e10), torch.zeros(2, 1)
-    value, v = cotangent(loss, Elements(f, y))
+    value, v = cotangent(loss, LossInputs(f, y))
     assert not value.isfinite()
     assert not v.isfinite().all()
 
@@ -215,7 +215,7 @@ class Scaled(nn.Module):
 def test_any_module_goes_by_autograd():
     z, y = data(6)
     u = torch.randn(z.shape, generator=torch.Generator().manual_seed(0), dtype=z.dtype)
-    loss, elements = Scaled(0.7), Elements(z, y)
+    loss, elements = Scaled(0.7), LossInputs(z, y)
     value, v = cotangent(loss, elements)
     assert not value.requires_grad
     assert value.item() == pytest.approx(0.7 * float(((z - y) ** 2).mean()) + 3, rel=1e-12)
@@ -232,7 +232,7 @@ def test_a_module_whose_gradient_does_not_depend_on_its_parameters():
             return (prediction * target).mean() + self.a
 
     z, y = data(6)
-    got = mixed_derivative(Linear(2.0), Elements(z, y), z)
+    got = mixed_derivative(Linear(2.0), LossInputs(z, y), z)
     assert [float(g.abs().sum()) for g in got] == [0.0, 0.0]
 
 
@@ -241,7 +241,7 @@ def test_closed_form_of_squared_error(loss_type):
     z, y = data(7, 9)
     leaf = z.clone().requires_grad_()
     want = ((leaf - y) ** 2).sum() / 9
-    value, v = cotangent(loss_type(), Elements(z, y))
+    value, v = cotangent(loss_type(), LossInputs(z, y))
     torch.testing.assert_close(value, want.detach(), rtol=1e-13, atol=0)
     torch.testing.assert_close(v, torch.autograd.grad(want, leaf)[0], rtol=1e-13, atol=0)
 
@@ -251,7 +251,7 @@ def test_closed_form_of_cross_entropy(loss_type):
     z, labels = class_data(7, 9)
     leaf = z.clone().requires_grad_()
     want = -torch.log_softmax(leaf, 1)[torch.arange(9), labels].mean()
-    value, v = cotangent(loss_type(), Elements(z, labels))
+    value, v = cotangent(loss_type(), LossInputs(z, labels))
     torch.testing.assert_close(value, want.detach(), rtol=1e-13, atol=0)
     torch.testing.assert_close(v, torch.autograd.grad(want, leaf)[0], rtol=1e-12, atol=1e-16)
 
@@ -271,11 +271,11 @@ def test_options_are_not_taken_for_the_closed_form(loss):
     z, labels = class_data(8, 9)
     leaf = z.clone().requires_grad_()
     want = loss(leaf, labels)
-    value, v = cotangent(loss, Elements(z, labels))
+    value, v = cotangent(loss, LossInputs(z, labels))
     torch.testing.assert_close(value, want.detach())
     torch.testing.assert_close(v, torch.autograd.grad(want, leaf)[0])
 
 
 def test_sum_of_squares_is_not_taken_for_the_mean():
     z, y = data(8)
-    torch.testing.assert_close(cotangent(nn.MSELoss(reduction="sum"), Elements(z, y))[1], 2 * (z - y))
+    torch.testing.assert_close(cotangent(nn.MSELoss(reduction="sum"), LossInputs(z, y))[1], 2 * (z - y))

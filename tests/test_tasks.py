@@ -14,7 +14,7 @@ from torch import nn
 
 from evomal_core import tasks
 from evomal_core.config import Protocol
-from evomal_core.tasks import DataUnavailable, Task, images, load_task, sources, tabular
+from evomal_core.tasks import DataUnavailable, Task, load_task, mnist, sources, tabular
 
 
 def rows(part) -> set[bytes]:
@@ -272,7 +272,7 @@ def tiny_mnist(monkeypatch, tmp_path):
         arrays[kind] = rng.integers(0, 256, (n, 28, 28), np.uint8), (np.arange(n) % 10).astype(np.uint8)
         for name, array in zip((f"{kind}-images-idx3-ubyte", f"{kind}-labels-idx1-ubyte"), arrays[kind], strict=True):
             md5s[name] = write_idx(folder / f"{name}{suffix}", array)
-    monkeypatch.setattr(images, "MNIST_FILES", md5s)
+    monkeypatch.setattr(mnist, "MNIST_FILES", md5s)
     return tmp_path, arrays
 
 
@@ -302,9 +302,9 @@ def test_mnist_is_downloaded_once_and_kept(monkeypatch, tiny_mnist, tmp_path_fac
     roots = []
 
     def fetch(root, download):
-        target = os.path.join(root, images.IDX_FOLDER)
+        target = os.path.join(root, mnist.IDX_FOLDER)
         os.makedirs(target)
-        for path in (folder / images.IDX_FOLDER).iterdir():
+        for path in (folder / mnist.IDX_FOLDER).iterdir():
             content = path.read_bytes()
             with open(os.path.join(target, path.name.removesuffix(".gz") + ".gz"), "wb") as file:
                 file.write(content if path.suffix == ".gz" else gzip.compress(content))
@@ -317,8 +317,8 @@ def test_mnist_is_downloaded_once_and_kept(monkeypatch, tiny_mnist, tmp_path_fac
         assert torch.equal(task.train[0], expected.train[0])
         assert torch.equal(task.test[1], expected.test[1])
     assert len(roots) == 1
-    kept = [p.name for p in (empty / images.IDX_FOLDER).iterdir()]
-    assert sorted(kept) == sorted(f"{name}.gz" for name in images.MNIST_FILES)
+    kept = [p.name for p in (empty / mnist.IDX_FOLDER).iterdir()]
+    assert sorted(kept) == sorted(f"{name}.gz" for name in mnist.MNIST_FILES)
 
 
 def test_idx_files_are_checked(tmp_path):
@@ -326,19 +326,19 @@ def test_idx_files_are_checked(tmp_path):
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     md5 = write_idx(path, array)
     good = path.read_bytes()
-    assert np.array_equal(images.read_idx(path, md5), array)
+    assert np.array_equal(mnist.read_idx(path, md5), array)
     other_type, other_shape = b"\0\0\x0d" + good[3:], good[:4] + struct.pack(">3i", 2, 4, 3) + good[16:]
     for damaged in (good[:-1], good + b"\0", good[:-1] + b"\xff", other_type, other_shape, b""):
         path.write_bytes(damaged)
         found = hashlib.md5(damaged).hexdigest()
         with pytest.raises(ValueError, match=f"images: md5 of the unpacked bytes must be {md5}, found {found}"):
-            images.read_idx(path, md5)
+            mnist.read_idx(path, md5)
     packed = tmp_path / "images.gz"
     write_idx(packed, array)
-    assert np.array_equal(images.read_idx(packed, md5), array)
+    assert np.array_equal(mnist.read_idx(packed, md5), array)
     packed.write_bytes(packed.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"images.gz: cannot be read"):
-        images.read_idx(packed, md5)
+        mnist.read_idx(packed, md5)
 
 
 # Names and folders
@@ -351,11 +351,6 @@ def test_names(tmp_path):
         load_task("diabetes", "release")
     with pytest.raises(ValueError, match="Did you mean 'float64'"):
         load_task("diabetes", dtype="float6")
-    for name in ("cifar10", "cifar100", "svhn"):
-        with pytest.raises(
-            NotImplementedError, match=f"'{name}' cannot be loaded yet; this version loads .*mnist, digits"
-        ):
-            load_task(name)
 
 
 def test_folder(monkeypatch, tmp_path):

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from evomal_core import Config, MetaLoss, Task, meta_gradient, streams
 from evomal_core.models import initialise
+from evomal_core.models.random_layers import seeded
 from evomal_core.training import choose, optimise_losses
-from evomal_core.training.random_layers import seeded
 
 SETTINGS = {
     "plain": dict(base_momentum=0.0, base_nesterov=False, base_weight_decay=0.0),

@@ -96,7 +96,7 @@ def _pool(workers: int, started) -> ProcessPoolExecutor:
 
 
 def _begin(started) -> None:
-    """In a worker: it has begun, and it ends with its parent, so that nobody goes on computing for a kernel that is gone."""
+    """Begin in a worker, which ends with its parent: no computation outlives the kernel that asked for it."""
     started.set()
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -16,6 +16,7 @@ from ..checks import check
 from ..config import Config
 from ..losses import loss_from_json
 from ..losses.elementwise import SCHEMA as LOSS_SCHEMA
+from ..machine import environment
 from ..models import build_model
 from ..registry import METHODS
 from ..search import SearchState, search
@@ -72,7 +73,7 @@ def run_cell(
         progress: called with one line of text a generation.
 
     Raises:
-        tasks.DataUnavailable: the data set is neither on disk nor to be downloaded.
+        tasks.DataUnavailable: the data set is not on disk, and its download failed.
         store.RecordError: as `find_run`.
     """
     check(isinstance(cell, Cell), "cell", "a Cell, like Cell('diabetes', 'mlp', 'evomal')", repr(cell))
@@ -112,7 +113,7 @@ def _prepared(cell: Cell, where, numerics: dict):
     """(problem, configuration) of a cell, with the number of threads set as it is to be computed with."""
     config, (data_dir, device) = Config.for_cell(cell), where
     task = load_task(cell.dataset, cell.protocol, data_dir, device, config.dtype)
-    problem = Problem(task, build_model(cell.model, task))
+    problem = Problem(task, build_model(cell.model, task, cell.protocol))
     large = sum(p.numel() for p in problem.model.parameters()) > LARGE_MODEL
     threads = numerics["threads"] or ((os.cpu_count() or 1) if large else 1)
     config = replace(config, engine=numerics["engine"], threads=threads, copies=numerics["copies"])
@@ -128,7 +129,7 @@ def _prepared(cell: Cell, where, numerics: dict):
 
 def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say) -> dict:
     """The record of a search, which goes on from where a killed one was; a checkpoint after every generation."""
-    environment, started = store.environment(problem.task.device), time.gmtime()
+    facts, started = environment(problem.task.device), time.gmtime()
     state, resumed, spent = METHODS[cell.method].state(), 0, 0.0
     if (checkpoint := folder / "checkpoint.json").exists():
         with store.reading(checkpoint):
@@ -153,6 +154,7 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
         "config": asdict(config),
         "status": "no_loss" if result.loss is None else "complete",
         "reason": "every candidate was rejected or not finite" if result.loss is None else None,
+        "metric": problem.task.metric_name,
         "fitness": result.leaders[0].fitness if result.leaders else None,
         "learning_rate": result.learning_rate,
         "loss": None if result.loss is None else {"schema": LOSS_SCHEMA, **result.loss.to_json()},
@@ -166,16 +168,17 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
         "engine": choose(config.engine, problem.model, config),
         "plain": not enabled(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
-        **environment,
+        **facts,
     }
 
 
 def _test(cell: Cell, problem: Problem, config: Config, found: dict, folder: Path) -> dict:
     """The record of a test of a search's loss: the base model trained in full (eq. 3)."""
-    environment, started, start = store.environment(problem.task.device), time.gmtime(), time.perf_counter()
+    facts, started, start = environment(problem.task.device), time.gmtime(), time.perf_counter()
     loss = loss_from_json(found["loss"]).to(device=problem.task.device)
     rate = config.test_learning_rate or found["learning_rate"] or config.base_learning_rate
-    trial = trial_of_test(config, learning_rate=rate)
+    parts = PARTS[1:] if problem.task.augmented else PARTS
+    trial = trial_of_test(config, learning_rate=rate, parts=parts)
     ((outcome,),) = run_trial([loss], problem, config, cell.seed, trial, store.trial_checkpoint(folder, cell))
     return {
         "schema": store.SCHEMA,
@@ -185,14 +188,14 @@ def _test(cell: Cell, problem: Problem, config: Config, found: dict, folder: Pat
         "status": "diverged" if outcome.diverged else "complete",
         "reason": "meta-testing met a loss or an output that is not finite" if outcome.diverged else None,
         "metric": problem.task.metric_name,
-        **{f"{part}_metric": None if outcome.diverged else outcome.errors[part] for part in PARTS},
+        **{f"{part}_metric": None if outcome.diverged else outcome.errors.get(part) for part in PARTS},
         "start": config.test_start,
         "steps": trial.steps,
         "milestones": trial.milestones,
         "learning_rate": rate,
         "seconds": {"test": round(time.perf_counter() - start, 3)},
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
-        **environment,
+        **facts,
     }
 
 

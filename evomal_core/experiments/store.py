@@ -14,13 +14,9 @@ read as what they would be today; their numbers stay as they are.
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import re
-import subprocess
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -31,13 +27,12 @@ from .. import files
 from ..checks import check, check_choice
 from ..config import NOT_IDENTITY, TESTING, Config
 from ..losses import loss_from_json
+from ..machine import ROOT
 from ..search.state import Leader
 from .cell import Cell
 
 SCHEMA = 2
-ROOT = Path(__file__).resolve().parents[2]
 STATUSES = ("complete", "diverged", "no_loss")  # of a run
-PACKAGES = ("torch", "numpy", "deap", "scikit-learn", "evomal-core")
 METRICS = ("train_metric", "validation_metric", "test_metric")
 
 
@@ -80,8 +75,8 @@ class Run:
         """The run of a search's record and a test's; without a test, of a search that found no loss."""
         test = test or {"status": search["status"], "reason": search["reason"], "seconds": {"test": 0.0}}
         seconds = search["seconds"] | test["seconds"]
-        seconds["total"] = round(seconds.get("search", 0.0) + seconds["test"], 3)
-        data = search | dict.fromkeys((*METRICS, "metric")) | test
+        seconds.setdefault("total", round(seconds.get("search", 0.0) + seconds["test"], 3))
+        data = search | dict.fromkeys(METRICS) | test
         of_test = {name: value for name, value in test.get("config", {}).items() if name in TESTING}
         data |= {"config": search["config"] | of_test, "seconds": seconds, "cell": asdict(cell)}
         data |= {name: search[name] for name in ("started", "versions", "hardware", "commit") if name in search}
@@ -247,9 +242,9 @@ def from_schema_1(data: dict) -> dict:
     """
     cell, config, found = data["cell"], data["config"], data.get("loss")
     tuned, seconds = cell["method"] == "tuned", data["seconds"]
-    of_test = (*METRICS, "metric")
-    search = {name: value for name, value in data.items() if name not in of_test}
-    rate = data["learning_rate"] if tuned and found else None
+    search = {name: value for name, value in data.items() if name not in METRICS}
+    used = data.get("learning_rate", config["base_learning_rate"])  # the first records of the schema lack it
+    rate = used if tuned and found else None
     leader = {"fitness": data["fitness"], "learning_rate": rate, "loss": found}
     search |= {
         "schema": SCHEMA,
@@ -262,9 +257,13 @@ def from_schema_1(data: dict) -> dict:
     }
     facts = {name: data.get(name) for name in ("started", "versions", "hardware", "commit")}
     test = {"schema": SCHEMA, "cell": cell, "config": config, "status": data["status"], "reason": data["reason"]}
-    test |= {name: data[name] for name in of_test} | {"start": "fresh", "steps": config["test_steps"]}
-    test |= {"milestones": config["test_milestones"], "learning_rate": data["learning_rate"]}
-    test |= {"search": {"cell": cell, "loss": digest_of(found)}, "seconds": {"test": seconds["test"]}, **facts}
+    test |= {name: data[name] for name in (*METRICS, "metric")} | {"start": "fresh", "steps": config["test_steps"]}
+    test |= {"milestones": config["test_milestones"], "learning_rate": used}
+    test |= {
+        "search": {"cell": cell, "loss": digest_of(found)},
+        "seconds": {n: seconds[n] for n in ("test", "total")},
+        **facts,
+    }
     return search | {"test": test if found else None}
 
 
@@ -373,37 +372,3 @@ def read_runs(folder) -> tuple[list[Run], list[str]]:
         except RecordError as error:
             damaged.append(str(error))
     return runs, damaged
-
-
-def environment(device: torch.device) -> dict:
-    """Versions, hardware and commit that a record names."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        installed = next(iter(importlib.metadata.distributions(name=package)), None)
-        versions[package] = installed and installed.version
-    hardware = {"cpu": _cpu_name(), "cores": os.cpu_count(), "device": str(device)}
-    if device.type == "cuda":
-        hardware["gpu"] = torch.cuda.get_device_name(device)
-    return {"versions": versions, "hardware": hardware, "commit": _commit()}
-
-
-def _cpu_name() -> str:
-    facts = Path("/proc/cpuinfo")  # of Linux
-    named = re.search(r"^model name\s*: (.*)", facts.read_text() if os.access(facts, os.R_OK) else "", re.M)
-    return named[1].strip() if named else platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """Commit of the source tree, with "+changes" if it is not clean; None outside a checkout."""
-
-    def git(*arguments):
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
-            return None  # a copy inside somebody else's repository
-        changes = git("status", "--porcelain", "--untracked-files=no", "--", "evomal_core")
-        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

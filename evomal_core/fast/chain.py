@@ -34,7 +34,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def hooked(module: nn.Module) -> bool:
-    """Has somebody registered a hook on the module? It would not be called where the module's work is done otherwise."""
+    """Does the module have hooks? They would not be called where its work is done without it."""
     return any(getattr(module, name) for name in HOOKS)
 
 

@@ -11,8 +11,8 @@ import torch
 from torch.func import grad, jvp
 
 from ..config import Config
+from ..models.forward import ForwardMap
 from ..training import sgd
-from ..training.problem import ForwardMap
 from . import private, stacked
 from .derivatives import Derivatives, LossInputs, gradient
 from .linearise import Linearisation

@@ -3,16 +3,15 @@
 The plain form of `FastSession` is `training.trial.Session`, that of `Sgd` is `torch.optim.SGD`.
 """
 
-import copy
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
 from ..config import Config
-from ..training.problem import Problem, rearranged
-from ..training.random_layers import seeded
-from ..training.trial import Session, load_into
+from ..models.random_layers import seeded
+from ..training.problem import Problem
+from ..training.trial import Session
 from . import private, stacked
 from .chain import Chain
 from .derivatives import Derivatives, LossInputs
@@ -51,13 +50,11 @@ def as_its_weight(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 class FastSession(Session):
     """One loss's base training. A chain of Linear layers does without autograd altogether."""
 
+    make_optimiser = Sgd
+
     def __init__(self, loss: nn.Module, problem: Problem, config: Config):
-        self.loss, self.problem, self.config = loss, problem, config
-        self.model = rearranged(copy.deepcopy(problem.model), problem.layout).train()
-        self.optimiser = Sgd([p for p in self.model.parameters() if p.requires_grad], config)
+        super().__init__(loss, problem, config)
         self.chain = Chain.of(self.model)
-        self.nonfinite = torch.zeros((), device=problem.task.device)
-        self.stopped = False
 
     def step(self, batch, seed: int | None) -> None:
         if self.stopped:
@@ -69,30 +66,14 @@ class FastSession(Session):
             with seeded(seed, x.device):
                 z = self.model(self.problem.as_laid_out(x))
         found = Derivatives([self.loss], LossInputs(z, y))
-        value = found.values()[0]
-        if self.stops_at(value):
+        if self.stops_at(found.values()[0]):
             return
-        self.nonfinite.add_(value, alpha=0)
         if self.chain:
             self.chain.backward(found.v[0], inputs)
         else:
             self.model.zero_grad()
             z.backward(found.v[0])
         self.optimiser.step()
-
-    def change_rate(self, factor: float) -> None:
-        self.optimiser.change_rate(factor)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        state = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        state |= {f"momentum.{k}": m for k, m in enumerate(self.optimiser.momenta)}
-        return state | {"nonfinite": self.nonfinite, "stopped": torch.tensor(self.stopped)}
-
-    def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        load_into(self.model.state_dict(), tensors, "model.")
-        load_into({str(k): m for k, m in enumerate(self.optimiser.momenta)}, tensors, "momentum.")
-        self.nonfinite.copy_(tensors["nonfinite"])
-        self.stopped = bool(tensors["stopped"])
 
 
 def sessions(losses: Sequence[nn.Module], problem: Problem, config: Config) -> list[Session]:

@@ -14,8 +14,9 @@ from torch import nn
 from torch.func import jvp, vmap
 
 from ..config import Config
-from ..training.problem import ForwardMap, Problem, stack
-from ..training.trial import load_into
+from ..models.forward import ForwardMap, stack
+from ..training.problem import Problem
+from ..training.trial import Session
 from .chain import Chain
 from .derivatives import Derivatives, LossInputs, gradient
 
@@ -72,70 +73,50 @@ class CapturedStep:
         self.graph.replay()
 
 
-class StackedSession:
-    """Base training of several losses as one; interface of `training.trial.Session`."""
+class StackedSession(Session):
+    """Base training of several losses as one."""
 
     def __init__(self, losses, problem: Problem, config: Config, optimiser):
         self.losses, self.problem = list(losses), problem
         self.model = copy.deepcopy(problem.model).train()
         self.map, n = ForwardMap(self.model), len(self.losses)
-        self.weights = [stack(w, n).requires_grad_() for w in self.map.weights]
+        self.stacked = [stack(w, n).requires_grad_() for w in self.map.weights]
         self.fixed = self.map.stacked_fixed(n)
-        self.optimiser = optimiser(self.weights, config)
-        self.nonfinite = torch.zeros(n, device=problem.task.device)
+        self.optimiser = optimiser(self.stacked, config)
+        self.nonfinite, self.stopped = torch.zeros(n, device=problem.task.device), torch.zeros((), dtype=torch.bool)
         self.captured = CapturedStep(self._step) if config.cuda_graphs and self.nonfinite.is_cuda else None
+        self.rate = self.optimiser.settings["lr"]
 
     def step(self, batch, seed: int | None) -> None:
         """One gradient step of every copy (eq. 3)."""
+        if self.captured and self.rate != self.optimiser.settings["lr"]:  # a captured step holds it as a constant
+            self.captured, self.rate = CapturedStep(self._step), self.optimiser.settings["lr"]
         if self.captured and seed is None:
             self.captured(*batch)
         else:
             self._step(*batch, seed)
 
-    def change_rate(self, factor: float) -> None:
-        """Multiply the learning rate, which a captured step holds as a constant."""
-        self.optimiser.change_rate(factor)
-        self.captured = self.captured and CapturedStep(self._step)
-
     def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
         run = vmap(lambda w, fixed: self.map(w, x, seed, fixed), randomness="same")
-        z = run(self.weights, self.fixed)
+        z = run(self.stacked, self.fixed)
         found = Derivatives(self.losses, LossInputs(z, y))
         self.nonfinite.add_(found.values(), alpha=0)
-        results = torch.autograd.grad(z, self.weights, found.v, materialize_grads=True)
-        for weight, g in zip(self.weights, results, strict=True):
+        results = torch.autograd.grad(z, self.stacked, found.v, materialize_grads=True)
+        for weight, g in zip(self.stacked, results, strict=True):
             weight.grad = g
         self.optimiser.step()
-
-    def running(self) -> bool:
-        """Is there a copy left to train?"""
-        return bool(self.nonfinite.isfinite().any())
 
     def models(self) -> list[nn.Module | None]:
         """The trained models, None where a training loss was not finite."""
         result: list[nn.Module | None] = []
         for k, finite in enumerate(self.nonfinite.isfinite().tolist()):
-            trained = copy.deepcopy(self.model) if finite else None
-            if trained is not None:
-                stacked = {name: self.weights[place] for name, place in self.map.names} | self.fixed
-                trained.load_state_dict({n: t[k].detach() for n, t in stacked.items()}, strict=False)
-            result.append(trained)
+            result.append(copy.deepcopy(self.model) if finite else None)
+            if finite:
+                result[k].load_state_dict({n: t[k] for n, t in self.weights().items()}, strict=False)
         return result
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """All that the session goes on from."""
-        state = {f"weight.{k}": w.detach() for k, w in enumerate(self.weights)}
-        state |= {f"fixed.{name}": t for name, t in self.fixed.items()}
-        return (
-            state | {f"momentum.{k}": m for k, m in enumerate(self.optimiser.momenta)} | {"nonfinite": self.nonfinite}
-        )
-
-    def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Go on from what `tensors` gave."""
-        load_into({str(k): w for k, w in enumerate(self.weights)}, tensors, "weight.")
-        load_into(self.fixed, tensors, "fixed.")
-        load_into({str(k): m for k, m in enumerate(self.optimiser.momenta)}, tensors, "momentum.")
-        self.nonfinite.copy_(tensors["nonfinite"])
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: self.stacked[place].detach() for name, place in self.map.names} | self.fixed
 
 
 class LinearSession(StackedSession):
@@ -143,7 +124,7 @@ class LinearSession(StackedSession):
 
     @torch.no_grad()
     def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
-        weight, *bias = self.weights  # (K, C, n), (K, C)
+        weight, *bias = self.stacked  # (K, C, n), (K, C)
         x, rows = x.flatten(1), weight.flatten(0, 1)
         z = torch.addmm(bias[0].view(-1, 1), rows, x.T) if bias else rows @ x.T  # (K C, B)
         found = Derivatives(self.losses, LossInputs(z.view(*weight.shape[:2], -1).mT, y))

@@ -1,7 +1,7 @@
 """A loss's derivatives without autograd's overhead: dual numbers forwards, one hand-written sweep back, written down once.
 
 Training needs of a loss only m = dM/df, element by element, and loss optimisation d<m, u>/dphi for a given u (eq. 9 with
-the base model taken out; training/unroll.py). Both come of one walk over the tree:
+the base model taken out; training/unroll.py). One walk over the tree gives both:
 
     forwards   each node carries (value, tangent along f): m is the root's tangent;
     backwards  the sweep of <m, u> through that same dual evaluation. For a unary g with o = g(x), o' = g'(x) x':
@@ -22,13 +22,20 @@ import numpy as np
 import torch
 
 from ..losses import expression as trees
-from ..losses.primitives import PRIMITIVES, softplus
+from ..losses.primitives import PRIMITIVES, SOFTPLUS, Operator
+
+
+def _as_numbers(compare):
+    """A comparison of tensors as numbers 0 and 1 of their type."""
+    return lambda a, b: compare(a, b).to(a.dtype)
+
 
 # What the operations' names stand for, where it is neither in `operator` nor in the library as it is
 OWN = {
-    np: {"dot": np.ndarray.dot, "clip": np.maximum, "ones_like": lambda a: 1},
-    torch: {"gt": lambda a, b: (a > b).to(a.dtype), "ge": lambda a, b: (a >= b).to(a.dtype)},
+    np: {"dot": np.ndarray.dot, "ones_like": lambda a: 1},
+    torch: {name: _as_numbers(getattr(operator, name)) for name in ("gt", "ge", "lt", "le")},
 }
+LOWER_CLIP = {np: np.maximum, torch: torch.clip}  # clip with a lower end alone, where NumPy's own takes twice as long
 # What needs no operation: most derivatives are 0 or 1
 RULES = {"mul": {0: lambda x: 0, 1: lambda x: x, -1: operator.neg}, "add": {0: lambda x: x}}
 
@@ -39,13 +46,15 @@ class Symbol:
     def __init__(self, recorder: "Recorder", index: int, scalar: bool):
         self.recorder, self.index, self.scalar = recorder, index, scalar
 
-    def __neg__(self) -> "Symbol":
-        return self.recorder.record("neg", self)
+    def __bool__(self):
+        raise ValueError("an operator must not branch on its arguments: use functions such as where, minimum or sign")
 
 
-for _name in ("add", "sub", "mul", "truediv", "gt", "ge"):
+for _name in ("add", "sub", "mul", "truediv", "pow", "gt", "ge", "lt", "le"):
     setattr(Symbol, f"__{_name}__", lambda a, b, name=_name: a.recorder.record(name, a, b))
     setattr(Symbol, f"__r{_name}__", lambda a, b, name=_name: a.recorder.record(name, b, a))
+for _name in ("neg", "abs"):
+    setattr(Symbol, f"__{_name}__", lambda a, name=_name: a.recorder.record(name, a))
 
 
 class Recorder:
@@ -64,17 +73,38 @@ class Recorder:
 
     def record(self, name: str, *arguments):
         """The symbol of an operation, or the plain number that its result is."""
-        arguments = [a for a in arguments if a is not None]
-        for a, rest in zip(arguments, arguments[::-1], strict=True):
-            if isinstance(a, int) and a in RULES.get(name, ()):
-                return RULES[name][a](rest)
+        while arguments[-1] is None:
+            arguments = arguments[:-1]
+        if len(arguments) == 2 and name in RULES:
+            for a, rest in zip(arguments, arguments[::-1], strict=True):
+                if isinstance(a, int) and a in RULES[name]:
+                    return RULES[name][a](rest)
         of_scalars = all(a.scalar for a in arguments if isinstance(a, Symbol))
-        kind = "constant" if of_scalars else "array"  # beside an array a plain number takes longer
+        kind = (
+            "constant" if of_scalars or len(arguments) > 2 else "array"
+        )  # beside an array a plain number takes longer
         indices = [a.index if isinstance(a, Symbol) else self.symbol(kind, a).index for a in arguments]
         return self.symbol(name, *indices, scalar=of_scalars or name == "dot")
 
     def __getattr__(self, name: str):
-        return lambda *arguments: self.record(name, *arguments)
+        if not all(name in OWN[xp] or hasattr(xp, name) for xp in OWN):
+            raise ValueError(f"NumPy and torch do not both have a function {name!r}")
+
+        def function(*arguments, **named):
+            if named or not any(isinstance(a, Symbol) for a in arguments):
+                raise ValueError(
+                    f"{name} takes the operator's arguments and numbers by position; got {arguments}, {named}"
+                )
+            return self.record(name, *arguments)
+
+        return function
+
+
+def _function(name: str, count: int, xp):
+    """The function of that name with so many arguments."""
+    if name == "clip" and count == 2:
+        return LOWER_CLIP[xp]
+    return OWN[xp].get(name) or getattr(operator, name, None) or getattr(xp, name)
 
 
 class Program:
@@ -99,10 +129,10 @@ class Program:
                 nodes[i] = terminals[name]
                 continue
             x, t = ([nodes[c][part] * weights[c - 1] for c in children[i]] for part in (0, 1))
-            nodes[i], edges[i] = self._apply(PRIMITIVES[protection][name].jet, recorder, x, t)
+            nodes[i], edges[i] = self._apply(PRIMITIVES[protection][name], recorder, x, t)
         (value, tangent), output = nodes[0], None
         if non_negative:
-            (value, tangent), output = self._apply(softplus, recorder, [value], [tangent])
+            (value, tangent), output = self._apply(SOFTPLUS, recorder, [value], [tangent])
         begin = len(recorder.entries)  # of the sweep back
         gradient: list = [0] * len(weights)
         if order > 1:
@@ -115,15 +145,18 @@ class Program:
                     if isinstance(a, int) or a.scalar:
                         x_bar = self._inner(x_bar, 1)  # what every element adds to a scalar
                     gradient[c - 1] = self._inner(x_bar, a) + self._inner(t_bar, a_tangent)
-                    bars[c] = x_bar * weights[c - 1], t_bar * weights[c - 1] if a_tangent else 0
+                    bars[c] = (
+                        x_bar * weights[c - 1],
+                        0 if isinstance(a_tangent, int) and not a_tangent else t_bar * weights[c - 1],
+                    )
         results = [r if isinstance(r, Symbol) else recorder.symbol("constant", r) for r in (value, tangent, *gradient)]
         self.value, self.derivative, *self.gradient = [r.index for r in results]
         self._list(recorder.entries, begin, {r.index for r in results}, xp, dtype)
 
     @staticmethod
-    def _apply(jet, recorder: Recorder, x: list, t: list) -> tuple:
+    def _apply(row: Operator, recorder: Recorder, x: list, t: list) -> tuple:
         """((value, tangent), (partial derivatives, t)) of an operator on arguments x with tangents t."""
-        value, *partials = jet(recorder, *x)
+        value, partials = row.value(recorder, *x), list(row.derivatives(recorder, *x))
         return (value, sum(a * b for a, b in zip(t, partials, strict=False))), (partials, t)
 
     @staticmethod
@@ -148,7 +181,7 @@ class Program:
         self.values: list = [None] * len(entries)
         self.forward, self.backward = [], []
         for i in range(len(entries) - 1, -1, -1):
-            name, a, *b = entries[i]
+            name, a, *rest = entries[i]
             if name == "array" and xp is np:
                 self.values[i] = np.array(a, dtype)
             elif name in ("constant", "array"):
@@ -156,10 +189,10 @@ class Program:
                 self.values[i] = dtype.type(a) if xp is np and isinstance(a, float) else a
             elif i in needed and name != "given":
                 needed.update(entries[i][1:])
-                function = OWN[xp].get(name) or getattr(operator, name, None) or getattr(xp, name)
                 code = self.forward if i < begin else self.backward
-                code.insert(0, (function, i, a, b[0] if b else None))
-        used = {i for step in self.backward for i in step[2:]} | {self.value, self.derivative}
+                b, *more = (*rest, None)
+                code.insert(0, (_function(name, 1 + len(rest), xp), i, a, b, more[:-1]))
+        used = {i for _, _, a, b, more in self.backward for i in (a, b, *more)} | {self.value, self.derivative}
         self.spent = [step[1] for step in self.forward if step[1] not in used]  # behind the forward pass
 
 
@@ -191,5 +224,8 @@ class Tape:
 
 
 def _run(code: list[tuple], values: list) -> None:
-    for function, place, a, b in code:
-        values[place] = function(values[a]) if b is None else function(values[a], values[b])
+    for function, place, a, b, more in code:
+        if more:
+            values[place] = function(values[a], values[b], *(values[c] for c in more))
+        else:
+            values[place] = function(values[a]) if b is None else function(values[a], values[b])

@@ -3,7 +3,7 @@
 import sympy
 
 from . import expression
-from .primitives import EPSILON, PRIMITIVES
+from .primitives import EPSILON, PRIMITIVES, SOFTPLUS, TABLE_I
 
 Y, F = sympy.symbols("y f", real=True)
 EPS = sympy.Symbol(r"\varepsilon", positive=True)
@@ -31,7 +31,7 @@ def to_sympy(loss, weights: bool = True, digits: int | None = None, epsilon=EPSI
         name = expression.node_name(loss.tree[i])
         x = [numbers[c - 1] * values[c] for c in arguments]
         values[i] = operators[name].sympy(epsilon, *x) if x else terminals[name]
-    return sympy.log(1 + sympy.exp(values[0])) if loss.non_negative else values[0]
+    return SOFTPLUS.sympy(epsilon, values[0]) if loss.non_negative else values[0]
 
 
 def to_latex(loss, weights: bool = True, digits: int = 3) -> str:
@@ -97,12 +97,6 @@ def _rounded(number: sympy.Float, digits: int) -> sympy.Number:
     return sympy.Integer(float(text)) if float(text).is_integer() else sympy.Float(text, digits)
 
 
-_PYTHON = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * ({})", "aq": "aq({}, {})"}
-_PYTHON |= {"min": "torch.minimum({}, {})", "max": "torch.maximum({}, {})"}
-_PYTHON |= {name: f"torch.{name}({{}})" for name in ("sign", "square", "abs", "tanh")}
-_PYTHON |= {name: f"torch.{name}(protect({{}}))" for name in ("log", "sqrt")}
-
-
 def to_python(loss) -> str:
     """Source of `loss(prediction, target)`, for a project that does not use this package. Compiled from the tree."""
     weights = loss.weights.tolist()
@@ -113,7 +107,9 @@ def to_python(loss) -> str:
     steps = []  # one line a node, so that no tree is nested too deeply for the parser
     for i, arguments in reversed(list(enumerate(expression.children(loss.tree)))):
         if arguments:
-            steps.append(f"v{i} = {_PYTHON[names[i]].format(*(edges[c] for c in arguments))}")
+            row, given = PRIMITIVES[loss.protection][names[i]], [edges[c] for c in arguments]
+            given = given if row.name in TABLE_I else [f"({edge})" for edge in given]  # a user's source has no brackets
+            steps.append(f"v{i} = {row.source.format(*given)}")
     inside = f"x.abs().clamp(min={EPSILON})" if loss.protection == "clamp" else f"x.abs() + {EPSILON}"
     one_hot = "torch.nn.functional.one_hot(target.long(), prediction.shape[-1]).to(f.dtype)"
     prepare = ["prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))"]
@@ -122,7 +118,7 @@ def to_python(loss) -> str:
         if loss.classification
         else ["y, f = target.to(prediction.dtype), prediction"]
     )
-    value = "torch.nn.functional.softplus(v0)" if loss.non_negative else "v0"
+    value = SOFTPLUS.source.format("v0") if loss.non_negative else "v0"
     reduce = (".sum(-1)" if loss.classification else "") + {"none": ""}.get(loss.reduction, f".{loss.reduction}()")
     body = [*prepare, "one = f.new_ones(())", *steps, f"return ({value} + torch.zeros_like(f)){reduce}"]
     lines = [

@@ -6,7 +6,7 @@ from ..checks import check_choice
 from . import export
 from . import expression as trees
 from .elementwise import ElementwiseLoss
-from .primitives import PRIMITIVES, softplus
+from .primitives import PRIMITIVES, SOFTPLUS
 
 
 class MetaLoss(export.Displayed, ElementwiseLoss):
@@ -63,7 +63,7 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
                 operator = PRIMITIVES[self.protection][self._names[i]]
                 values[i] = operator.value(torch, *(values[c] * weights[c - 1] for c in arguments))
         value = values[0].to(f.dtype)
-        return next(softplus(torch, value)) if self.non_negative else value
+        return SOFTPLUS.value(torch, value) if self.non_negative else value
 
     @property
     def expression(self) -> str:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from ..checks import check_choice
+from ..config import Protocol
 from ..registry import MODELS
 from ..tasks.task import Task
 from .alexnet import alexnet
@@ -27,17 +28,30 @@ ARCHITECTURES += (preresnet101, wideresnet28_10, squeezenet, pyramidnet110_48)
 MODELS.update({build.__name__: build for build in ARCHITECTURES})
 
 
-def build_model(name: str, task: Task) -> nn.Module:
+# model -> (switch of a protocol, its value that asks for the released code's form)
+RELEASED = {"preresnet101": ("preresnet", "basic"), "allcnnc": ("allcnnc", "released")}
+RELEASED["pyramidnet110_48"] = ("pyramidnet_outputs", "10")
+
+
+def build_model(name: str, task: Task, protocol="paper") -> nn.Module:
     """Build a base model for a task: its input shape, outputs, device and dtype; x (B, *input_shape) -> z (B, C).
 
     The weights are always the same ones; `initialise` draws others. Global generators are left alone.
+
+    Args:
+        protocol: text or `Protocol`, whose switches choose the released code's form of three models.
 
     Raises:
         ValueError: an unknown name, or a model that does not take such inputs.
     """
     check_choice("model", name, MODELS)
     with torch.random.fork_rng(devices=[]):  # the layers' constructors draw weights, too
-        model = MODELS[name](task.input_shape, task.outputs)
+        model = MODELS[name](task.input_shape, task.outputs, **_form(name, Protocol.parse(protocol)))
     model = model.to(device=task.device, dtype=task.dtype)
     initialise(model, torch.Generator().manual_seed(0))
     return model
+
+
+def _form(name: str, protocol: Protocol) -> dict[str, bool]:
+    switch, released = RELEASED.get(name, (None, None))
+    return {"released": True} if switch and protocol[switch] == released else {}

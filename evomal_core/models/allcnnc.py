@@ -7,7 +7,7 @@ from torch import nn
 from .blocks import check_images
 from .initialisation import chain, kaiming_normal
 
-# Of the nine convolutions; the last has as many channels as there are outputs.
+# The first eight of nine convolutions; the last has as many channels as there are outputs.
 CHANNELS = (96, 96, 96, 192, 192, 192, 192, 192)
 KERNELS = (3, 3, 3, 3, 3, 3, 3, 1, 1)
 STRIDES = (1, 1, 2, 1, 1, 2, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Fresh weights from a generator: the rules of the released code [R], and one for anybody's module."""
+"""Fresh weights from a generator: the rules of the released code [R], and one for any module."""
 
 import copy
 import functools
@@ -99,7 +99,7 @@ def _weights(model: nn.Module, kinds: Kinds):
     """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_parameters()  # draws nothing; resets the running statistics, too
+            module.reset_parameters()  # draws nothing, and resets the running statistics
         elif isinstance(module, kinds):
             if module.bias is not None:
                 module.bias.zero_()

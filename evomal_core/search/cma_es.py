@@ -14,7 +14,7 @@ from ..config import Config
 from ..losses.taylor import PARAMETERS, TaylorLoss
 from ..training.problem import Problem
 from ..training.trial import fitness
-from .state import Leader, Point, Result, SearchState, candidate_from_json, evaluated, tell
+from .state import Leader, Point, Result, SearchState, evaluated, tell
 
 SIGMA = 1.2  # initial step size [R]; the search starts at 0
 
@@ -25,12 +25,7 @@ class CmaState(SearchState):
 
     strategy: dict | None = None
     leaders: list[Point] = field(default_factory=list)
-    candidate: ClassVar[type] = Point
-
-    @classmethod
-    def fields_from_json(cls, data: dict) -> dict:
-        leaders = [candidate_from_json(Point, point) for point in data.get("leaders", [])]
-        return super().fields_from_json(data) | {"strategy": data["strategy"], "leaders": leaders}
+    lists: ClassVar[dict[str, type]] = {"leaders": Point}
 
 
 class _Point(list):

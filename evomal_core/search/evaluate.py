@@ -45,6 +45,7 @@ class Evaluator:
     learn_weights: bool = True
 
     def __post_init__(self):
+        expression.check_operators(self.config.operators)
         self.problems = [Problem.of(problem) for problem in self.problems]
         self.probe = filters.Probe.of(self.problems[0], self.config, self.seed)
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from ..config import Config
+from ..models.random_layers import seeded
 from ..training.output_gradients import output_gradients
 from ..training.problem import Problem
-from ..training.random_layers import seeded
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Probe:
         """The first min(100, n) training instances [R], through a fresh network in training mode."""
         problem = Problem.of(problem)
         x, y = (part[: config.rejection_batch] for part in problem.task.train)
+        x = problem.task.inputs(x)
         problem.initialise(seed, "filter")
         with torch.no_grad(), seeded(problem.layer_seed(seed, "filter", 0), x.device):
             prediction = problem.model.train()(x)

@@ -26,6 +26,7 @@ class GeneticState(SearchState):
     population: list[Individual] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory)
     candidate: ClassVar[type] = Individual
+    lists: ClassVar[dict[str, type]] = {"population": Individual}
 
     def to_json(self) -> dict:
         data = asdict(self)
@@ -33,24 +34,24 @@ class GeneticState(SearchState):
         return files.strict(data | {"archive": list(memory["archive"].values()), "gradients": memory["gradients"]})
 
     @classmethod
-    def fields_from_json(cls, data: dict) -> dict:
+    def decoded(cls, data: dict) -> dict:
         archive = [candidate_from_json(Individual, i) for i in data["archive"]]
         gradients = {key: number(value) for key, value in data["gradients"].items()}
-        own = {"population": [candidate_from_json(Individual, i) for i in data["population"]]}
-        own["memory"] = Memory({i.expression: i for i in archive}, gradients)
-        return super().fields_from_json(data) | own
+        return super().decoded(data) | {"memory": Memory({i.expression: i for i in archive}, gradients)}
 
 
 def ask(state: GeneticState, config: Config, seed: int, fresh: bool = False) -> list[str | Individual]:
     """The next population: expressions to be evaluated, and individuals that keep their fitness and weights.
 
     Generation 0 is random (ramped half-and-half); with `fresh` every generation is, which is the control `random`.
-    Otherwise elites survive and each other offspring comes of one crossover or one mutation, is corrected to hold y and f,
+    Otherwise elites survive. One crossover or one mutation gives each other offspring, which is corrected to hold y and f
     and, if higher than `max_height`, replaced with a copy of its parent.
     """
     stream = streams.integer(seed, "genetic", state.generation)
     if fresh or not state.population:
-        return [str(tree) for tree in expression.grow(stream, config.initial_height, config.population)]
+        return [
+            str(tree) for tree in expression.grow(stream, config.initial_height, config.population, config.operators)
+        ]
     with streams.global_generators(stream):
         return _offspring(state.population, config)
 
@@ -70,8 +71,8 @@ def _offspring(population: list[Individual], config: Config) -> list[str | Indiv
         if variation == "crossover":
             tree = expression.cross(tree, expression.parse(select(population, config).expression))
         elif variation == "mutation":
-            tree = expression.mutate(tree, config.mutation_height)
-        tree = expression.correct(tree)
+            tree = expression.mutate(tree, config.mutation_height, config.operators)
+        tree = expression.correct(tree, config.operators)
         copied = variation == "reproduction" or tree.height > config.max_height
         offspring.append(replace(parent, outcome="symbolic") if copied else str(tree))
     return offspring

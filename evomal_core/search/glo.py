@@ -13,7 +13,7 @@ from typing import ClassVar
 from ..config import Config
 from . import cma_es, genetic
 from .evaluate import Evaluator
-from .state import Individual, Leader, Result, tell
+from .state import Individual, Leader, Point, Result, tell
 
 SIGMA = 0.5  # initial step size [D]; the search starts at 1
 
@@ -25,13 +25,7 @@ class GloState(genetic.GeneticState):
     chosen: str = ""
     strategy: dict | None = None
     leaders: list = field(default_factory=list)
-    candidate: ClassVar[type] = Individual
-
-    @classmethod
-    def fields_from_json(cls, data: dict) -> dict:
-        strategy = cma_es.CmaState.fields_from_json(data | {"best": None})
-        own = {"chosen": data.get("chosen", ""), "strategy": strategy["strategy"], "leaders": strategy["leaders"]}
-        return super().fields_from_json(data) | own
+    lists: ClassVar[dict[str, type]] = {"population": Individual, "leaders": Point}
 
 
 def most_generations(config: Config) -> int:

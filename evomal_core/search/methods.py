@@ -59,7 +59,7 @@ def search(
     check(type(seed) is int and seed >= 0, "seed", "a whole number, 0 or more", repr(seed))
     row = METHODS[method]
     state = row.state() if state is None else state
-    got = f"a {type(state).__name__} of {getattr(state, 'method', '') or 'nobody'}"
+    got = f"a {type(state).__name__} of {getattr(state, 'method', '') or 'no search'}"
     check(type(state) is row.state, "state", f"a {row.state.__name__} of {method}", got)
     with streams.computing():
         problems = problems_of(problems)

@@ -5,13 +5,13 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import ClassVar, Protocol
+from dataclasses import asdict, dataclass, field, fields
+from typing import ClassVar
 
 import torch
 
 from .. import files
-from ..checks import check
+from ..checks import check, check_choice
 from ..config import NOT_IDENTITY, TESTING, Config
 from ..registry import METHODS
 from ..training.problem import Problem
@@ -19,13 +19,6 @@ from ..training.problem import Problem
 # How a member of a population came by its fitness
 OUTCOMES = ("elite", "symbolic", "rejected", "equivalent", "evaluated", "non_finite")
 PHASES = ("optimise", "filter", "fitness")
-
-
-class Candidate(Protocol):
-    """What a search compares: it has a fitness (lower is better, inf is worst), and knows how it came by it."""
-
-    fitness: float
-    outcome: str
 
 
 @dataclass(frozen=True)
@@ -96,36 +89,37 @@ class SearchState:
     Attributes:
         best, best_fitness: the best candidate so far; under the released code's stale variable the two differ.
         history: one row a generation.
-        method, seed, origin: of whose search it is; empty as long as it is nobody's.
+        method, seed, origin: which search the state belongs to; empty before the first generation.
     """
 
     generation: int = 0
-    best: Candidate | None = None
+    best: "Individual | Point | Rate | None" = None
     best_fitness: float = math.inf
     history: list[dict] = field(default_factory=list)
     method: str = ""
     seed: int = 0
     origin: dict = field(default_factory=dict)
-    candidate: ClassVar[type] = Point
+    candidate: ClassVar[type] = Point  # type of `best`
+    lists: ClassVar[dict[str, type]] = {}  # fields that are lists of candidates, and of which type
 
     def to_json(self) -> dict:
         """Strict JSON; a non-finite number is null."""
         return files.strict(asdict(self))
 
     @classmethod
-    def fields_from_json(cls, data: dict) -> dict:
+    def decoded(cls, data: dict) -> dict:
         """The fields that `to_json` wrote, for `cls(**fields)`."""
-        names = ("generation", "history", "method", "seed", "origin")
-        fields = {name: data[name] for name in names if name in data}
-        fields["best"] = candidate_from_json(cls.candidate, data["best"]) if data["best"] else None
-        return fields | {"best_fitness": number(data["best_fitness"])}
+        found = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        found |= {name: [candidate_from_json(kind, i) for i in found[name]] for name, kind in cls.lists.items()}
+        found["best"] = candidate_from_json(cls.candidate, data["best"]) if data["best"] else None
+        return found | {"best_fitness": number(data["best_fitness"])}
 
     @staticmethod
     def from_json(data: dict) -> "SearchState":
         """The state that `to_json` described, of the type that its method has. Raises ValueError or KeyError."""
-        check(data["method"] in METHODS, "method of the state", "one of " + ", ".join(METHODS), repr(data["method"]))
+        check_choice("method of the state", data["method"], METHODS)
         kind = METHODS[data["method"]].state
-        return kind(**kind.fields_from_json(data))
+        return kind(**kind.decoded(data))
 
 
 def candidate_from_json(kind: type, data: dict):

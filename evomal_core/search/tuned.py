@@ -8,7 +8,7 @@ import numpy as np
 
 from ..losses.handcrafted import task_loss
 from ..training.trial import Trial, run_trial
-from .state import Leader, Rate, Result, SearchState, candidate_from_json, evaluated, tell
+from .state import Leader, Rate, Result, SearchState, evaluated, tell
 
 LEARNING_RATES = np.logspace(-3, 0, 25)
 
@@ -19,11 +19,7 @@ class TunedState(SearchState):
 
     tried: list[Rate] = field(default_factory=list)
     candidate: ClassVar[type] = Rate
-
-    @classmethod
-    def fields_from_json(cls, data: dict) -> dict:
-        tried = [candidate_from_json(Rate, rate) for rate in data.get("tried", [])]
-        return super().fields_from_json(data) | {"tried": tried}
+    lists: ClassVar[dict[str, type]] = {"tried": Rate}
 
 
 def search(problems, config, seed, state: TunedState, on_generation) -> Result:

@@ -1,6 +1,7 @@
 """Data sets as `Task`s: training, validation and test part, task loss and metric."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,7 +9,8 @@ import torch
 from ..checks import check, check_choice
 from ..config import Protocol
 from ..registry import DATASETS, DataSet
-from . import images, tabular
+from . import cifar, digits, mnist, svhn, tabular
+from .images import Images, prepare
 from .sources import DataUnavailable
 from .task import Task
 
@@ -24,12 +26,11 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
         data_dir: folder of the data files, where downloads are kept too; default: the environment variable EVOMAL_DATA,
             else `data/` beside the package.
         device: of the tensors; "auto": the GPU if there is one.
-        dtype: of the tensors, "float32" or "float64".
+        dtype: of what the model sees, "float32" or "float64"; the images of CIFAR and SVHN lie on the device as uint8.
 
     Raises:
         ValueError: an unknown name, or a file that is not the data set.
-        DataUnavailable: neither on disk nor to be downloaded; the message tells which file to put where.
-        NotImplementedError: a data set that this version cannot load yet.
+        DataUnavailable: not on disk, and the download failed; the message tells which file to put where.
     """
     check_choice("data set", name, DATASETS)
     dtype = getattr(torch, check_choice("dtype", str(dtype).removeprefix("torch."), ("float32", "float64")))
@@ -39,31 +40,37 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
 
 def _tabular(name: str) -> DataSet:
     def load(folder: Path, protocol: Protocol) -> Task:
-        return _task(name, tabular.split(*tabular.load_table(name, folder), protocol["split"]), False, 1)
+        return _task(name, tabular.split(*tabular.load_table(name, folder), protocol["split"]), classification=False)
 
     return DataSet(load, classification=False)
 
 
-def _images(name: str, settings: dict, budgets: dict | None = None, stand_in: bool = False) -> DataSet:
+def _images(name: str, read: Callable[..., Images], settings: dict, budgets: dict, stand_in=False) -> DataSet:
     def load(folder: Path, protocol: Protocol) -> Task:
-        parts, outputs = images.load_images(name, folder)
-        return _task(name, parts, True, outputs)
+        released = name == "svhn" and protocol["svhn"] == "100"
+        images = read(folder, released) if released else read(folder)
+        parts, rest = prepare(images)
+        also = [("validation", protocol["validation_augmentation"] == "on"), ("test", released)]
+        augmented = ("train", *(part for part, on in also if on)) if images.augmentation else ()
+        return _task(name, parts, classification=True, augmented=augmented, **rest)
 
-    return DataSet(load, True, settings, budgets or {}, stand_in)
+    return DataSet(load, True, settings, budgets, stand_in)
 
 
-def _task(name: str, parts: dict, classification: bool, outputs: int) -> Task:
+def _task(name: str, parts: dict, **settings) -> Task:
     tensors = {part: (torch.as_tensor(x), torch.as_tensor(y)) for part, (x, y) in parts.items()}
-    return Task(name, **tensors, classification=classification, outputs=outputs)
+    return Task(name, **tensors, **settings)
 
 
 PLAIN_SGD = {"base_momentum": 0.0, "base_nesterov": False, "base_weight_decay": 0.0}  # of MNIST [R]
 FEWER_REJECTION_STEPS = {"paper": {"rejection_steps": 100}}  # of MNIST [R]
 DATASETS.update({name: _tabular(name) for name in ("diabetes", "boston", "california")})
-DATASETS["mnist"] = _images("mnist", PLAIN_SGD, FEWER_REJECTION_STEPS)
+DATASETS["mnist"] = _images("mnist", mnist.load, PLAIN_SGD, FEWER_REJECTION_STEPS)
 LONG = {"paper": {"test_steps": 150_000, "test_milestones": (100_000, 135_000)}}  # CIFAR-10, CIFAR-100, SVHN [R]
-DATASETS.update({name: _images(name, {}, LONG) for name in ("cifar10", "cifar100", "svhn")})
-DATASETS["digits"] = _images("digits", PLAIN_SGD, FEWER_REJECTION_STEPS, stand_in=True)
+DATASETS["cifar10"] = _images("cifar10", cifar.load_cifar10, {}, LONG)
+DATASETS["cifar100"] = _images("cifar100", cifar.load_cifar100, {}, LONG)
+DATASETS["svhn"] = _images("svhn", svhn.load, {}, LONG)
+DATASETS["digits"] = _images("digits", digits.load, PLAIN_SGD, FEWER_REJECTION_STEPS, stand_in=True)
 
 
 def find_device(device="auto") -> torch.device:

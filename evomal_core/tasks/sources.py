@@ -1,19 +1,24 @@
 """Where the files of a data set come from: a folder, else a download."""
 
 import contextlib
+import hashlib
+import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+
+from ..checks import check
 
 Arrays = tuple[np.ndarray, np.ndarray]  # x, y
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 
 
 class DataUnavailable(RuntimeError):
-    """A data set is neither on disk nor to be had from where it is published."""
+    """A data set is not on disk, and its download failed."""
 
 
 def find_file(folder: Path, *names: str) -> Path | None:
@@ -32,7 +37,7 @@ def download(missing: str, remedy: str, beside: Path | None = None) -> Iterator[
             the nearest above it; else where the system has such folders.
 
     Raises:
-        DataUnavailable: whatever went wrong inside, with the network, the disk, or an answer that nobody expected.
+        DataUnavailable: anything that went wrong inside: the network, the disk, or an unexpected answer.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # of libraries that set no limit of their own
@@ -45,3 +50,66 @@ def download(missing: str, remedy: str, beside: Path | None = None) -> Iterator[
         raise DataUnavailable(f"{missing} ({reason}). {remedy}") from error
     finally:
         socket.setdefaulttimeout(before)
+
+
+class Published(NamedTuple):
+    """A file as it is published."""
+
+    size: int  # bytes
+    md5: str
+
+    def __str__(self) -> str:
+        return f"{self.size:,} bytes with md5 {self.md5}"
+
+
+@contextlib.contextmanager
+def open_checked(path: Path, expected: Published) -> Iterator[BinaryIO]:
+    """The file, open at its beginning, after all of it was compared with what is published.
+
+    Raises:
+        ValueError: the file cannot be read, or has another size or md5.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ValueError(f"{path}: must have {expected}; it cannot be read ({error})") from error
+    with file:
+        found = Published(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, _md5).hexdigest())
+        check(found == expected, f"{path}:", expected, found)
+        file.seek(0)
+        yield file  # the same open file, so that nothing comes between check and use
+
+
+def _md5():
+    return hashlib.md5(usedforsecurity=False)
+
+
+def find_or_download(
+    title: str, folder: Path, files: Mapping[str, Published], fetch: Callable[[str], Path], also: str = ""
+) -> dict[str, Path]:
+    """Where the files of a data set lie; those that are missing are downloaded, checked and kept in `folder`.
+
+    Args:
+        title: of the data set, for messages.
+        folder: in which the files are looked for.
+        files: name -> what is published.
+        fetch: downloads into a scratch folder, and returns the folder below it in which the files then lie.
+        also: a folder below `folder` in which they are looked for, too.
+
+    Raises:
+        DataUnavailable: a file is neither there nor to be downloaded; no part of a download is left.
+    """
+    found = {name: find_file(folder, name, os.path.join(also, name)) for name in files}
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        wanted = "; ".join(f"{name}: {files[name]}" for name in missing)
+        message = f"{title} is not complete in {folder}, and cannot be downloaded"
+        with download(message, f"Put the missing files there. {wanted}.", folder) as scratch:
+            source = fetch(scratch)
+            for name in missing:
+                with open_checked(source / name, files[name]):
+                    pass
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in missing:
+                os.replace(source / name, folder / name)
+    return {name: path or folder / name for name, path in found.items()}

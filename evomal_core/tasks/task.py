@@ -1,12 +1,14 @@
 """`Task`: a data set split in three, with the loss and the metric that go with it."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import check
+from . import augment
 
 Part = tuple[Tensor, Tensor]  # (x, y)
 PARTS = ("train", "validation", "test")
@@ -16,13 +18,21 @@ PARTS = ("train", "validation", "test")
 class Task:
     """What is learned, and how it is judged (section III-A). All tensors lie on one device, all x have one dtype.
 
+    Images may be stored as bytes, which take a quarter of the memory; `inputs` turns a batch into what the model sees.
+
     Args:
         name: of the data set.
         train, validation, test: (x, y). x is (N, features) or (N, channels, height, width), floating point, at whatever
-            scale the model should see; y is (N, 1) of the dtype of x for regression, (N,) int64 for classification.
+            scale the model should see; or (N, channels, height, width) uint8 with `moments`. y is (N, 1) of the dtype
+            that the model sees for regression, (N,) int64 for classification.
         classification: else regression.
         outputs: C, the number of classes; 1 for regression.
         task_loss: L_T; left out, `nn.CrossEntropyLoss()` or `nn.MSELoss()`.
+        moments: mean and std of x / 255, a number a channel each, for uint8 x; None for floating-point x. Kept as two
+            (channels,) float64 tensors on the device of x.
+        augmented: parts whose images are cropped and flipped at random (`augment.crop_and_flip`), such as ("train",).
+        padding: of the random crop, in pixels on each side; its value is that of a stored 0.
+        dtype: that the model sees, for uint8 x; left out, float32. For floating-point x it is always that of x.
 
     Raises:
         ValueError: a part does not have these shapes, types or values.
@@ -35,6 +45,10 @@ class Task:
     classification: bool
     outputs: int = 1
     task_loss: nn.Module | None = None
+    moments: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None = None
+    augmented: tuple[str, ...] = ()
+    padding: int = augment.PADDING
+    dtype: torch.dtype | None = None
 
     def __post_init__(self):
         if self.classification:
@@ -44,28 +58,63 @@ class Task:
         if self.task_loss is None:
             object.__setattr__(self, "task_loss", nn.CrossEntropyLoss() if self.classification else nn.MSELoss())
         for part in PARTS:
+            self._check_pair(part)
+        self._check_images()
+        for part in PARTS:
             self._check(part)
 
-    def _check(self, part: str) -> None:
-        inputs, targets = f"Task.{part} x", f"Task.{part} y"
+    def _check_pair(self, part: str) -> None:
         pair = getattr(self, part)
         is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)
         got = pair if isinstance(pair, str) else type(pair).__name__
         check(is_pair, f"Task.{part} part", "a tuple (x, y) of tensors", got)
-        x, y = pair
-        object.__setattr__(self, part, (x, y))
+        object.__setattr__(self, part, tuple(pair))
+
+    def _check_images(self) -> None:
+        """Check what belongs to images, and settle `dtype` and `moments`."""
+        x = self.train[0]
+        stored = x.dtype == torch.uint8
+        got = f"{x.dtype}; images may be torch.uint8"
+        check(stored or x.is_floating_point(), "Task.train x", "floating point", got)
+        dtype = (self.dtype or torch.float32) if stored else x.dtype
+        is_floating = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        check(is_floating, "Task.dtype", "a floating-point torch.dtype", repr(dtype))
+        object.__setattr__(self, "dtype", dtype)
+        known = isinstance(self.augmented, tuple) and set(self.augmented) <= set(PARTS)
+        check(known, "Task.augmented", f"a tuple of some of {', '.join(PARTS)}", repr(self.augmented))
+        if stored or self.augmented:
+            why = "augmentation" if self.augmented else "uint8"
+            check(x.ndim == 4, f"Task.train x with {why}", "(N, channels, height, width)", tuple(x.shape))
+        whole = type(self.padding) is int and self.padding >= 0
+        check(whole, "Task.padding", "a whole number of pixels, at least 0", repr(self.padding))
+        if not stored:
+            check(self.moments is None, f"Task.moments of {x.dtype} x", None, repr(self.moments))
+            return
+        expected = f"(mean, std) with {x.shape[1]} finite numbers each, std positive"
+        try:
+            mean, std = (torch.as_tensor(m, dtype=torch.float64, device=x.device) for m in self.moments)
+            fits = mean.shape == std.shape == x.shape[1:2] and torch.cat([mean, std]).isfinite().all() and std.min() > 0
+        except (TypeError, ValueError):
+            fits = False
+        check(fits, "Task.moments of torch.uint8 x", expected, repr(self.moments))
+        object.__setattr__(self, "moments", (mean, std))
+
+    def _check(self, part: str) -> None:
+        inputs, targets = f"Task.{part} x", f"Task.{part} y"
+        x, y = getattr(self, part)
         check(x.ndim >= 2 and len(x) > 0, inputs, "(N, …) with N > 0", tuple(x.shape))
-        check(x.is_floating_point(), inputs, "floating point", x.dtype)
         instance = self.input_shape
         check(x.shape[1:] == instance, inputs, f"(N, {', '.join(map(str, instance))})", tuple(x.shape))
-        check(x.dtype == self.dtype, inputs, f"{self.dtype} like Task.train", x.dtype)
+        stored = self.train[0].dtype
+        check(x.dtype == stored, inputs, f"{stored} like Task.train", x.dtype)
         got = f"x on {x.device}, y on {y.device}"
         check(x.device == y.device == self.device, f"Task.{part} tensors", f"on {self.device}", got)
         shape, dtype = ((len(x),), torch.int64) if self.classification else ((len(x), 1), self.dtype)
         check(y.shape == shape, targets, shape, tuple(y.shape))
         check(y.dtype == dtype, targets, dtype, y.dtype)
         for tensor, name in ((x, inputs), (y, targets)):
-            check(tensor.isfinite().all(), name, "finite", "a NaN or an infinity")
+            finite = not tensor.is_floating_point() or tensor.isfinite().all()
+            check(finite, name, "finite", "a NaN or an infinity")
         if self.classification:
             low, high = y.min().item(), y.max().item()
             check(
@@ -82,13 +131,13 @@ class Task:
         return self.train[0].device
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.train[0].dtype
-
-    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one instance: (features,) or (channels, height, width)."""
         return tuple(self.train[0].shape[1:])
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the model sees of a batch of stored x: floating-point x as it is, uint8 x normalised, in `dtype`."""
+        return augment.normalise(x, *self.moments, self.dtype) if x.dtype == torch.uint8 else x
 
     def metric(self, prediction: Tensor, target: Tensor) -> Tensor:
         """L_P: mean squared error, or error rate = 1 − accuracy. The lower, the better.
@@ -112,9 +161,10 @@ class Task:
         return wrong.masked_fill(prediction.isnan().any(1), float("nan")).mean()
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "Task":
-        """This task with its tensors on another device, or of another floating-point type; class indices stay int64."""
+        """This task on another device, or with another floating-point type; class indices stay int64, bytes uint8."""
 
         def move(t: Tensor) -> Tensor:
             return t.to(device=device or t.device, dtype=(dtype or t.dtype) if t.is_floating_point() else t.dtype)
 
-        return dataclasses.replace(self, **{part: tuple(map(move, getattr(self, part))) for part in PARTS})
+        parts = {part: tuple(map(move, getattr(self, part))) for part in PARTS}
+        return dataclasses.replace(self, **parts, dtype=dtype or self.dtype)

@@ -5,22 +5,18 @@ numbers, how its memory lies, how many copies fit, and its outputs as a function
 """
 
 import copy
-import weakref
-from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from .. import streams
 from ..checks import check
 from ..models import initialise
+from ..models.forward import PROBED, activation_bytes, random_layers, rearranged
 from ..tasks import Task
 from . import batches
 from .acceleration import accelerated
-from .random_layers import draws_random_numbers, seeded
 
-PROBED = 2  # instances that a model is run on to learn about it
 WIDE = 32  # input channels from which a convolution is worth channels last
 
 
@@ -40,7 +36,7 @@ class Problem:
         self.frozen = [(p, p.detach().clone()) for p in self.model.parameters() if not p.requires_grad]
         if faster := accelerated("layers"):
             self.model = faster(self.model)
-        self.draws = random_layers(self.model.train(), task.train[0][:PROBED])
+        self.draws = random_layers(self.model.train(), self.probe())
         # Narrow convolutions would take longer: resnet18 takes an eighth less time on a CPU, lenet5 more.
         wide = any(isinstance(m, nn.Conv2d) and m.in_channels >= WIDE for m in self.model.modules())
         self.layout = torch.channels_last if wide else torch.contiguous_format
@@ -53,6 +49,10 @@ class Problem:
     def __iter__(self):
         return iter((self.task, self.model))
 
+    def probe(self) -> torch.Tensor:
+        """The inputs of the first training instances, on which the model is run to learn about it."""
+        return self.task.inputs(self.task.train[0][:PROBED])
+
     def initialise(self, seed: int, purpose: str, *index: int) -> None:
         """Draw the working copy's weights from the named stream; frozen ones keep the caller's values."""
         initialise(self.model, streams.torch_generator(seed, purpose, *index))
@@ -62,7 +62,7 @@ class Problem:
 
     def batch(self, part: str, size: int, seed: int, purpose: str, *index: int):
         """A uniform batch (x, y) of a part of the task, from the named stream; a smaller part is the batch."""
-        return batches.draw(getattr(self.task, part), size, seed, purpose, *index)
+        return batches.draw(self.task, part, size, seed, purpose, *index)
 
     def layer_seed(self, seed: int, purpose: str, *index: int) -> int | None:
         """The seed of what the model's layers draw in one step; None where they draw nothing."""
@@ -80,108 +80,7 @@ class Problem:
         """
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         buffers = sum(b.numel() * b.element_size() for b in self.model.buffers())
-        return 3 * weights + buffers + batch_size * activation_bytes(self.model, self.task.train[0][:PROBED])
-
-
-def rearranged(model: nn.Module, layout: torch.memory_format = torch.contiguous_format) -> nn.Module:
-    """The model itself, with every weight and buffer dense in memory; convolutions' weights in the format `layout`.
-
-    An optimiser that goes through memory needs weights, gradients and momenta in one order.
-    """
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.data = tensor.data.contiguous(memory_format=layout if tensor.ndim == 4 else torch.contiguous_format)
-    return model
-
-
-def activation_bytes(model: nn.Module, x: torch.Tensor) -> int:
-    """What the backward pass of one instance keeps, in bytes, counted on the inputs `x`; weights are left out."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    run = ForwardMap(model)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        z = run(tuple(w.requires_grad_() for w in run.weights), x, 0)  # keeps the graph while it is counted
-    kept[z.untyped_storage().data_ptr()] = z.untyped_storage().nbytes()
-    return sum(kept.values()) // len(x)
-
-
-_known: "weakref.WeakKeyDictionary[nn.Module, tuple]" = weakref.WeakKeyDictionary()
-
-
-def random_layers(model: nn.Module, x: torch.Tensor) -> bool:
-    """Does the model draw random numbers in the mode it is in? It is run once on `x`, and again when its modules change."""
-    facts = tuple((type(m), m.training, getattr(m, "p", None), getattr(m, "dropout", None)) for m in model.modules())
-    if model not in _known or _known[model][0] != facts:
-        run = ForwardMap(model, seeded=False)
-        with torch.no_grad():
-            _known[model] = facts, draws_random_numbers(lambda: run(run.weights, x[:PROBED], None), x.device)
-    return _known[model][1]
-
-
-class ForwardMap:
-    """A base model as a function of its weights: z = f_theta(x). The model itself stays as it is, on an exception too.
-
-    Each tensor counts once, wherever it is used: a layer that is registered twice, or a parameter that two layers share,
-    has one place among `weights`.
-
-    Attributes:
-        weights: the trained parameters, detached, in the order of `model.parameters()`.
-    """
-
-    def __init__(self, model: nn.Module, seeded: bool = True):
-        self.model, self.seeded = model, seeded
-        trained = [p for p in model.parameters() if p.requires_grad]
-        place = {id(p): k for k, p in enumerate(trained)}
-        self.weights = tuple(p.detach() for p in trained)
-        self.names: list[tuple[str, int]] = []  # (name of an attribute of a module, its place among the weights)
-        self.fixed: dict[str, torch.Tensor] = {}
-        self.buffers: dict[str, torch.Tensor] = {}
-        for prefix, module in model.named_modules():  # every module once
-            dot = f"{prefix}." if prefix else ""
-            for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
-                if id(p) in place:
-                    self.names.append((dot + name, place[id(p)]))
-                else:
-                    self.fixed[dot + name] = p
-            for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
-                self.buffers[dot + name] = buffer
-
-    def __call__(
-        self, weights: Sequence[torch.Tensor], x: torch.Tensor, seed: int | None, fixed: dict | None = None
-    ) -> torch.Tensor:
-        """Outputs (B, C) at `weights`.
-
-        Args:
-            seed: of what the layers draw; None for a model that draws nothing.
-            fixed: buffers and untrained parameters to use, which the model may change; without it, clones of its own.
-        """
-        if fixed is None:
-            fixed = {name: buffer.clone() for name, buffer in self.buffers.items()} | self.fixed
-        state = {name: weights[place] for name, place in self.names} | fixed
-        with seeded(seed if self.seeded else None, x.device):
-            return functional_call(self.model, state, (x,), tie_weights=False)
-
-    def trace(self, weights, x: torch.Tensor, seed: int | None) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """(weights, outputs) with the graph between them."""
-        with torch.enable_grad():
-            weights = tuple(w.detach().requires_grad_() for w in weights)
-            return weights, self(weights, x, seed)
-
-    def stacked_fixed(self, n: int) -> dict[str, torch.Tensor]:
-        """Buffers and untrained parameters of `n` copies; vmap updates running statistics only where they are stacked."""
-        return {name: stack(tensor, n) for name, tensor in (self.buffers | self.fixed).items()}
-
-
-def stack(tensor: torch.Tensor, n: int) -> torch.Tensor:
-    """`n` copies of a tensor, (n, ...), row-major whatever the strides of the tensor."""
-    return tensor.detach().expand(n, *tensor.shape).clone(memory_format=torch.contiguous_format)
+        return 3 * weights + buffers + batch_size * activation_bytes(self.model, self.probe())
 
 
 def problems_of(problems) -> list[Problem]:
@@ -211,7 +110,7 @@ def check_model(task: Task, model: nn.Module) -> None:
     """Raise ValueError unless the model has weights to train, takes the task's inputs and gives outputs (B, C)."""
     trained = any(p.requires_grad for p in model.parameters())
     check(trained, f"{task.name}: the model", "one with parameters to train", "none that requires a gradient")
-    x = task.train[0][:PROBED]
+    x = task.inputs(task.train[0][:PROBED])
     try:
         with torch.no_grad():
             got = tuple(copy.deepcopy(model).eval()(x).shape)

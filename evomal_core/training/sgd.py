@@ -16,9 +16,23 @@ from ..config import Config
 Tensors = tuple[torch.Tensor, ...]
 
 
-def optimiser(weights: Iterable[torch.Tensor], config: Config) -> torch.optim.SGD:
-    """The base optimiser of a configuration, with fresh state."""
-    return torch.optim.SGD(weights, **config.sgd)
+class Sgd(torch.optim.SGD):
+    """The base optimiser of a configuration: `torch.optim.SGD`, whose momenta begin at zero instead of not being there.
+
+    From zero the first step's momentum is the gradient, as PyTorch's is.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor], config: Config):
+        weights = list(weights)
+        super().__init__(weights, **config.sgd)
+        self.momenta = [torch.zeros_like(w) for w in weights] if config.base_momentum else []
+        for w, momentum in zip(weights, self.momenta, strict=False):
+            self.state[w]["momentum_buffer"] = momentum
+
+    def change_rate(self, factor: float) -> None:
+        """Multiply the learning rate."""
+        for group in self.param_groups:
+            group["lr"] *= factor
 
 
 class Unrolled:

@@ -20,14 +20,15 @@ from .. import files, streams
 from ..checks import check
 from ..config import Config
 from ..losses.elementwise import check_target
-from . import sgd
+from ..models.forward import rearranged
+from ..models.random_layers import seeded
+from . import batches, sgd
 from .acceleration import accelerated
-from .problem import Problem, rearranged
-from .random_layers import seeded
+from .problem import Problem
 
 CHUNK = 25  # steps that one session makes before the next: its weights stay in the cache, batches are drawn once
 CHECK_EVERY = 2 * CHUNK  # steps between looks for trainings that diverged
-EVALUATION_BATCH = 2_000
+EVALUATION_BATCH = 2_000  # a tenth of it for images that are stored as bytes, whose models are larger
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SCHEMA = 1
 
@@ -87,9 +88,11 @@ class Session:
     def __init__(self, loss: nn.Module, problem: Problem, config: Config):
         self.loss, self.problem, self.config = loss, problem, config
         self.model = rearranged(copy.deepcopy(problem.model), problem.layout).train()
-        self.optimiser = sgd.optimiser([p for p in self.model.parameters() if p.requires_grad], config)
         self.nonfinite = torch.zeros((), device=problem.task.device)  # NaN once a training loss was not finite
-        self.stopped = False
+        self.stopped = torch.zeros((), dtype=torch.bool)
+        self.optimiser = self.make_optimiser([p for p in self.model.parameters() if p.requires_grad], config)
+
+    make_optimiser = staticmethod(sgd.Sgd)
 
     def step(self, batch, seed: int | None) -> None:
         """One gradient step (eq. 3)."""
@@ -102,52 +105,42 @@ class Session:
         value = self.loss(z, y)
         if self.stops_at(value.detach()):
             return
-        self.nonfinite.add_(value.detach(), alpha=0)
         self.optimiser.zero_grad()
         value.backward()
         self.optimiser.step()
 
     def stops_at(self, value: torch.Tensor) -> bool:
-        """Does the training stop at this loss? The released code stops before an update that would not be finite, and
-        scores the weights reached so far."""
-        self.stopped = self.config.score_non_finite and not math.isfinite(value)
-        return self.stopped
-
-    def change_rate(self, factor: float) -> None:
-        """Multiply the learning rate."""
-        for group in self.optimiser.param_groups:
-            group["lr"] *= factor
+        """Take note of a training loss. The released code stops before an update that would not be finite, and scores the
+        weights reached so far; else the training counts as diverged."""
+        if self.config.score_non_finite and not math.isfinite(value):
+            self.stopped.fill_(True)
+            return True
+        self.nonfinite.add_(value, alpha=0)
+        return False
 
     def running(self) -> bool:
         """Is there anything left to train? The host waits for the device, so this is not to be asked at every step."""
-        return not self.stopped and math.isfinite(self.nonfinite)
+        return not self.stopped and bool(self.nonfinite.isfinite().any())
 
     def models(self) -> list[nn.Module | None]:
         """The trained model, None where a training loss was not finite."""
         return [self.model if math.isfinite(self.nonfinite) else None]
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The tensors that hold what was trained."""
+        return self.model.state_dict()
+
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that the session goes on from: weights, buffers, momenta, whether it diverged or stopped."""
-        momenta = [self.optimiser.state[p].get("momentum_buffer") for p in self.optimiser.param_groups[0]["params"]]
-        state = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        state |= {f"momentum.{k}": m for k, m in enumerate(momenta) if m is not None}
-        return state | {"nonfinite": self.nonfinite, "stopped": torch.tensor(self.stopped)}
+        """All that the session goes on from, as it is in use: weights, buffers, momenta, whether it diverged or stopped."""
+        momenta = {f"momentum.{k}": m for k, m in enumerate(self.optimiser.momenta)}
+        state = {f"weight.{name}": t for name, t in self.weights().items()} | momenta
+        return state | {"nonfinite": self.nonfinite, "stopped": self.stopped}
 
+    @torch.no_grad()
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Go on from what `tensors` gave."""
-        load_into(self.model.state_dict(), tensors, "model.")
-        for k, p in enumerate(self.optimiser.param_groups[0]["params"]):
-            if f"momentum.{k}" in tensors:
-                self.optimiser.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(tensors[f"momentum.{k}"])
-        self.nonfinite.copy_(tensors["nonfinite"])
-        self.stopped = bool(tensors["stopped"])
-
-
-def load_into(own: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], prefix: str) -> None:
-    """Copy tensors into a session's own, whatever their memory order. Raises KeyError for one that is missing."""
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[prefix + name])
+        """Go on from what `tensors` gave elsewhere. Raises KeyError for a tensor that is missing."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
 
 
 def run_trial(
@@ -171,7 +164,7 @@ def run_trial(
     check(isinstance(trial.starts, int) and trial.starts > 0, "Trial.starts", "at least 1", trial.starts)
     if not losses:
         return []
-    with streams.computing():
+    with streams.computing(), torch.enable_grad():
         problem = Problem.of(problem)
         if trial.learning_rate is not None:
             config = replace(config, base_learning_rate=trial.learning_rate)
@@ -191,7 +184,7 @@ def train(losses: Sequence[nn.Module], problem, config: Config, seed: int, trial
 
 
 def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: Trial, kept) -> list[Outcome]:
-    task, index, purpose = problem.task, trial.index, trial.purpose
+    index, purpose = trial.index, trial.purpose
     problem.initialise(seed, f"{purpose}-init", *index)
     form = accelerated("sessions")
     sessions = (form and form(losses, problem, config)) or [Session(loss, problem, config) for loss in losses]
@@ -200,7 +193,7 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
     for session in sessions:
         for step in trial.milestones:
             if step < begin:
-                session.change_rate(0.1)
+                session.optimiser.change_rate(0.1)
     running = [session for session in sessions if session.running()]
     ends = sorted({*range(CHUNK, trial.steps, CHUNK), trial.steps, *(s for s in trial.curve if s < trial.steps)})
     for start, end in itertools.pairwise([begin, *(e for e in ends if e > begin)]):
@@ -211,21 +204,19 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
             for session in running:
                 for t, batch, layer_seed in zip(steps, data, seeds, strict=True):
                     if t in trial.milestones:
-                        session.change_rate(0.1)
+                        session.optimiser.change_rate(0.1)
                     session.step(batch, layer_seed)
             if start % CHECK_EVERY == 0:  # rarely: on a GPU the host waits for it
                 running = [session for session in running if session.running()]
         if end in trial.curve:
-            models = [model for session in sessions for model in session.models()]
-            for outcome, model in zip(outcomes, models, strict=True):
-                outcome.curve.append((end, {part: evaluate(model, task, part) for part in trial.parts}))
+            for outcome, (errors, model) in zip(outcomes, _judged(sessions, problem, config, seed, trial), strict=True):
+                outcome.curve.append((end, errors))
                 if model is not None:
                     model.train()
         if kept and end < trial.steps:
             kept.write(sessions, outcomes, end)
-    models = [model for session in sessions for model in session.models()]
-    for outcome, model in zip(outcomes, models, strict=True):
-        outcome.errors = {part: evaluate(model, task, part) for part in trial.parts}
+    for outcome, (errors, model) in zip(outcomes, _judged(sessions, problem, config, seed, trial), strict=True):
+        outcome.errors = errors
         if trial.keep_models and model is not None:
             usual = accelerated("usual_layers")
             outcome.model = (usual(model) if usual else model).eval()
@@ -234,15 +225,30 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
     return outcomes
 
 
+def _judged(sessions, problem: Problem, config: Config, seed: int, trial: Trial):
+    """(errors by part, model or None) of each model as it is now."""
+    layer_seed = problem.layer_seed(seed, f"{trial.purpose}-layers", *trial.index, trial.steps)
+    rest = config.evaluation_instances, layer_seed
+    for model in (model for session in sessions for model in session.models()):
+        yield {part: evaluate(model, problem.task, part, *rest) for part in trial.parts}, model
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module | None, task, part: str) -> float:
-    """Performance metric of a trained model on a part of the task, in evaluation mode; inf if it diverged."""
+def evaluate(model: nn.Module | None, task, part: str, instances: int = 0, seed: int | None = None) -> float:
+    """Performance metric of a trained model on a part of the task, in evaluation mode; inf if it diverged.
+
+    Args:
+        instances: how many of the part's first instances are measured; 0 for all.
+        seed: of what layers draw in evaluation mode, too; None for a model that draws nothing.
+    """
     if model is None:
         return math.inf
     model.eval()
-    x, y = getattr(task, part)
-    outputs = torch.cat([model(chunk) for chunk in x.split(EVALUATION_BATCH)])
-    value = float(task.metric(outputs, y)) if outputs.isfinite().all() else math.inf
+    size = EVALUATION_BATCH // 10 if task.moments else EVALUATION_BATCH
+    with seeded(seed, task.device):
+        outputs, y = zip(*((model(x), y) for x, y in batches.in_order(task, part, size, instances)), strict=True)
+    outputs = torch.cat(outputs)
+    value = float(task.metric(outputs, torch.cat(y))) if outputs.isfinite().all() else math.inf
     return value if math.isfinite(value) else math.inf
 
 
@@ -272,8 +278,12 @@ class Checkpoint:
     def _read(self) -> None:
         from safetensors import safe_open  # slow to import, and used here alone
 
-        with safe_open(self.path, "pt") as file:
+        try:
+            file = safe_open(self.path, "pt")
             facts = json.loads((file.metadata() or {}).get("trial", "{}"))
+        except Exception as error:
+            raise ValueError(f"{self.path}: expected the checkpoint of a trial, got {error}; remove it") from None
+        with file:
             if (facts.get("schema"), facts.get("identity")) != (CHECKPOINT_SCHEMA, self.identity):
                 got = f"{facts.get('identity')}, schema {facts.get('schema')}"
                 raise ValueError(
@@ -300,8 +310,8 @@ class Checkpoint:
         """Write the file if the last one is older than `CHECKPOINT_SECONDS`."""
         if time.monotonic() - self.written < CHECKPOINT_SECONDS:
             return
-        tensors = {f"{k}.{name}": t for k, session in enumerate(sessions) for name, t in session.tensors().items()}
-        self._save(tensors, outcomes, step)
+        each = enumerate(sessions)
+        self._save({f"{k}.{name}": t for k, session in each for name, t in session.tensors().items()}, outcomes, step)
 
     def finish(self, outcomes: list[Outcome]) -> None:
         """One start is done."""

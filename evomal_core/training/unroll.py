@@ -18,10 +18,10 @@ from .. import streams
 from ..checks import check, check_choice
 from ..config import ENGINES, Config
 from ..losses.elementwise import check_target
-from . import sgd
+from ..models.forward import random_layers
+from ..models.random_layers import seeded
 from .acceleration import FORMS, accelerated
-from .problem import Problem, random_layers
-from .random_layers import seeded
+from .problem import Problem
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 CHECK_EVERY = 25  # meta steps between looks for losses whose weights are no longer finite
@@ -93,7 +93,7 @@ def higher_engine(losses, model, train, validation, task_loss, config: Config, s
     results = []
     for loss in losses:
         base = copy.deepcopy(model)
-        optimiser = sgd.optimiser([p for p in base.parameters() if p.requires_grad], config)
+        optimiser = torch.optim.SGD([p for p in base.parameters() if p.requires_grad], **config.sgd)
         with torch.enable_grad(), higher.innerloop_ctx(base, optimiser) as (unrolled, differentiable):
 
             def outputs(batch: Batch, seed: int | None, unrolled=unrolled) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """The operators of Table I: their formulas, their curves, and checks of their values and derivatives."""
 
-import itertools
-
 import numpy as np
 import pandas
 import sympy
@@ -10,7 +8,7 @@ from matplotlib.figure import Figure
 
 import evomal_core as ec
 from evomal_core.losses.export import EPS
-from evomal_core.losses.primitives import EPSILON, PRIMITIVES, TERMINALS
+from evomal_core.losses.primitives import EPSILON, PRIMITIVES, TABLE_I, TERMINALS
 
 from .plots import PALETTE, grid, style
 
@@ -29,7 +27,8 @@ def formula(operator) -> str:
 def listing() -> str:
     """Operators and terminals as a table of Markdown, each operator with both protections."""
     lines = ["| operator | arity | protection `abs` | protection `clamp` |", "|---|---|---|---|"]
-    for name, operator in PRIMITIVES["abs"].items():
+    for name in TABLE_I:
+        operator = PRIMITIVES["abs"][name]
         clamped = formula(PRIMITIVES["clamp"][name])
         same = "the same" if clamped == formula(operator) else clamped
         lines.append(f"| {name} | {operator.arity} | {formula(operator)} | {same} |")
@@ -38,7 +37,7 @@ def listing() -> str:
 
 def slopes(operator, *arguments) -> tuple[np.ndarray, np.ndarray]:
     """(value, derivative in the last argument)."""
-    value, *derivatives = operator.jet(np, *arguments)
+    value, derivatives = operator.value(np, *arguments), operator.derivatives(np, *arguments)
     return value, derivatives[operator.arity - 1] + 0 * value
 
 
@@ -47,7 +46,8 @@ def curves() -> Figure:
     """Value and derivative of each operator, with 1 as the first of two arguments, and both protections close to 0."""
     figure, axes = grid(14, 5, (2.2, 1.9))
     wide, close = np.linspace(-3, 3, 601), np.linspace(-5, 5, 601) * EPSILON
-    for axis, (name, operator) in zip(axes, PRIMITIVES["abs"].items(), strict=False):
+    for axis, name in zip(axes, TABLE_I, strict=False):
+        operator = PRIMITIVES["abs"][name]
         arguments = (np.ones_like(wide), wide) if operator.arity == 2 else (wide,)
         both = zip(slopes(operator, *arguments), ("value", "derivative"), ("-", "--"), PALETTE, strict=False)
         for values, label, line, colour in both:
@@ -71,7 +71,7 @@ def _products(values: np.ndarray, arity: int) -> list[np.ndarray]:
 def _jet(operator, arguments, count: int | None = None) -> list[np.ndarray]:
     """The first `count` of value, first and second derivatives."""
     with np.errstate(all="ignore"):
-        parts = list(itertools.islice(operator.jet(np, *arguments), count))
+        parts = [operator.value(np, *arguments), *operator.derivatives(np, *arguments)][:count]
     return [part + np.zeros_like(parts[0]) for part in parts]
 
 
@@ -84,7 +84,7 @@ def properties(operator, seed: int) -> dict:
     """Whether an operator is finite and never NaN, and how far its value and derivatives are from what they should be.
 
     Args:
-        operator: of `primitives.PRIMITIVES`, or anything with arity, jet, value and sympy.
+        operator: of `primitives.PRIMITIVES`, or anything with arity, value, derivatives and sympy.
         seed: of the 200 random arguments.
     """
     n, h, generator = operator.arity, 1e-5, np.random.default_rng(seed)
@@ -114,7 +114,7 @@ def checks(seed: int) -> pandas.DataFrame:
     """`properties` of each operator under each protection."""
     table = {
         (name, protection): properties(operators[name], seed)
-        for name in PRIMITIVES["abs"]
+        for name in TABLE_I
         for protection, operators in PRIMITIVES.items()
     }
     return pandas.DataFrame(table).T

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from evomal_core.checks import check_choice
 from evomal_core.config import Config
-from evomal_core.experiments import store
 from evomal_core.experiments.cell import Cell
+from evomal_core.machine import ROOT
 from evomal_core.registry import METHODS
 from evomal_core.tasks import find_data_dir, find_device
 
@@ -71,7 +71,7 @@ class Parameters:
     @property
     def figures(self) -> Path:
         """The folder for figures: `results/figures/`, or one below `results_dir` if there is one."""
-        return Path(self.results_dir) / "figures" if self.results_dir else store.ROOT / "results" / "figures"
+        return Path(self.results_dir) / "figures" if self.results_dir else ROOT / "results" / "figures"
 
     @property
     def run_arguments(self) -> dict:

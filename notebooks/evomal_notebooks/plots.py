@@ -74,8 +74,8 @@ def show(figure: Figure, **how) -> None:
     if ipython is None or ipython.get_ipython() is None:
         return
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=min(110, max(72, 800 / figure.get_figwidth())))
-    few = PIL.Image.open(full).convert("RGB").quantize(48, PIL.Image.Quantize.FASTOCTREE)  # keeps rare colours apart
+    figure.savefig(full, format="png", dpi=min(110, max(60, 800 / figure.get_figwidth())))
+    few = PIL.Image.open(full).convert("RGB").quantize(32, PIL.Image.Quantize.FASTOCTREE)  # keeps rare colours apart
     few.save(small, format="png", optimize=True)
     ipython.display.display(ipython.display.Image(small.getvalue(), format="png"), **how)
 

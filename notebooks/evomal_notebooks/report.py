@@ -15,7 +15,7 @@ import numpy
 import pandas
 import scipy.stats
 
-from evomal_core import files
+from evomal_core import files, machine
 from evomal_core.checks import check_choice
 from evomal_core.config import BUDGETS, NOT_IDENTITY, SWITCHES, Config, Protocol
 from evomal_core.experiments import store
@@ -25,8 +25,8 @@ from evomal_core.registry import DATASETS, METHODS, MODELS
 from evomal_core.search import state
 from evomal_core.tasks import find_device
 
-REFERENCE = store.ROOT / "results" / "reference"
-PAPER = store.ROOT / "data" / "paper"
+REFERENCE = machine.ROOT / "results" / "reference"
+PAPER = machine.ROOT / "data" / "paper"
 SOURCES = ("reference", "own")
 BLOCK = ["dataset", "model", "protocol", "budget"]  # what is compared with one another: the methods of one of these
 KEYS = [*BLOCK, "method"]
@@ -85,7 +85,7 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
     reference, own = ([run for run in runs if bool(run.cell.source) == transferred] for runs in (reference, own))
     for runs in (reference, own):
         runs.sort(key=lambda run: (_order(_key(run.cell)), run.cell.seed))
-    return Records(reference, own, [message.replace(f"{store.ROOT}/", "") for message in damaged + more])
+    return Records(reference, own, [message.replace(f"{machine.ROOT}/", "") for message in damaged + more])
 
 
 def paper_table(name: str = "table3") -> pandas.DataFrame:
@@ -142,20 +142,21 @@ def _row(run: store.Run) -> dict:
     }
 
 
-def differences(config: Config, cell: Cell) -> str:
-    """The settings in which a configuration differs from the published one, as a small table of text.
+def differences(cell: Cell) -> str:
+    """The settings in which a cell differs from the published configuration, as a small table of text.
 
     The published configuration is the one that the cell has at the budget `paper` under the protocol `paper`. A setting
     that changes no result in exact arithmetic is left out. A switch of the cell's protocol that is no setting of `Config`,
     such as the split of the data, is a row, too.
     """
-    here, there = asdict(config), asdict(Config.for_cell(replace(cell, budget="paper", protocol="paper", source=None)))
+    published = replace(cell, budget="paper", protocol="paper", source=None)
+    here, there = (asdict(Config.for_cell(each)) for each in (cell, published))
     rows = [(name, here[name], there[name]) for name in here if here[name] != there[name] and name not in NOT_IDENTITY]
     protocol = Protocol.parse(cell.protocol)
     switches = [(name, protocol[name], switch.paper) for name, switch in SWITCHES.items() if not switch.field]
     rows += [row for row in switches if row[1] != row[2]]
     if not rows:
-        return "Every setting is the published one."
+        return "All settings are the published ones."
     texts = [("setting", "here", "published"), *(tuple(map(str, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in texts)
@@ -373,10 +374,10 @@ def export(runs: Records, table: pandas.DataFrame, path) -> list[Path]:
 
 def hardware(device: str = "auto") -> str:
     """Two lines that name this machine and the versions that matter, without a path."""
-    facts = store.environment(find_device(device))
+    facts = machine.environment(find_device(device))
     versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
-    machine = facts["hardware"]
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine.get('gpu', machine['device'])}\n{versions}"
+    here = facts["hardware"]
+    return f"{here['cpu']}, {here['cores']} cores, {here.get('gpu', here['device'])}\n{versions}"
 
 
 def best_runs(runs: Records) -> list[store.Run]:
