@@ -16,7 +16,7 @@ import PIL.Image
 import seaborn
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from evomal_core.losses import expression
 from evomal_core.registry import METHODS
@@ -26,6 +26,7 @@ from .report import Records
 
 PALETTE = seaborn.color_palette("colorblind")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # beside the colour, for prints without it
+ABREAST = 3  # panels of a fitness curve side by side
 SHADES = seaborn.color_palette("viridis_r", len(OUTCOMES))  # no method has one of these
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "-1": "−1"}
 
@@ -74,20 +75,30 @@ def show(figure: Figure, **how) -> None:
     if ipython is None or ipython.get_ipython() is None:
         return
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=min(110, max(60, 800 / figure.get_figwidth())))
-    few = PIL.Image.open(full).convert("RGB").quantize(32, PIL.Image.Quantize.FASTOCTREE)  # keeps rare colours apart
+    width, height = figure.get_size_inches()
+    figure.savefig(full, format="png", dpi=min(95, 780 / width, max(64, 780 / height)))
+    few = PIL.Image.open(full).convert("RGB").quantize(palette=_few_colours(), dither=PIL.Image.Dither.NONE)
     few.save(small, format="png", optimize=True)
     ipython.display.display(ipython.display.Image(small.getvalue(), format="png"), **how)
+
+
+def _few_colours() -> PIL.Image.Image:
+    """The colours of a displayed figure: greys, the palette at full strength and mixed with white, and the shades."""
+    colours = [(grey,) * 3 for grey in (0, 0.15, 0.3, 0.55, 0.8, 0.9, 1)] + list(SHADES)
+    colours += [tuple(1 - strength * (1 - part) for part in c) for c in PALETTE for strength in (1, 0.45)]
+    image = PIL.Image.new("P", (1, 1))
+    image.putpalette([round(255 * part) for colour in colours for part in colour])
+    return image
 
 
 @style()
 def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generation",)) -> Figure:
     """Draw the best fitness so far: a thick line for the mean over seeds, a thin one for each seed.
 
-    Each data set and model has a column, each method a colour. The reference runs of `Records` are drawn solid, own runs
-    dashed; the runs of a plain list are drawn solid. A run without any finite fitness is left out, and a mean begins where
-    all of its runs have one; the legend gives their number n. The axis ends at twice the largest last value, and is
-    logarithmic where last values differ more than fivefold.
+    Each data set and model has a column, with three columns abreast, and each method has a colour. The reference runs of
+    `Records` are drawn solid, own runs dashed; the runs of a plain list are drawn solid. A run without any finite fitness
+    is left out, and a mean begins where all of its runs have one; the legend gives their number n. The axis ends at twice
+    the largest last value, and is logarithmic where last values differ more than fivefold.
 
     Args:
         against: "generation" and "seconds" (of search) give a row of panels each. A run that has ended keeps its last value.
@@ -107,9 +118,18 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
         if len(history := history.dropna(subset="best_so_far")):
             curves = panels.setdefault(f"{run.cell.dataset}, {run.cell.model}", {})
             curves.setdefault(run.cell.method + suffix, []).append(history)
-    places = [(x, title) for x in against for title in panels]
-    figure, axes = grid(len(places), len(panels), (3.4, 2.8))
-    for axis, (x, title) in zip(axes, places, strict=False):
+    against, columns, titles = list(against), min(ABREAST, len(panels)), list(panels)
+    places: list[tuple[str, str] | None] = []
+    for i in range(0, len(titles), ABREAST):  # a block of rows for each few titles
+        block = titles[i : i + ABREAST]
+        for x in against:
+            places += [(x, title) for title in block] + [None] * (columns - len(block))
+    figure, axes = grid(len(places), columns, (3.4, 2.8))
+    for axis, place in zip(axes, places, strict=False):
+        if place is None:
+            axis.remove()
+            continue
+        x, title = place
         for name in sorted(panels[title], key=lambda name: (list(METHODS).index(name.split()[0]), name)):
             how = {"color": colour(name.split()[0]), "ls": "--" if "own" in name else "-"}
             how |= {"drawstyle": "steps-post"} if x == "seconds" else {}
@@ -119,20 +139,30 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
             axis.plot(mean.index, mean, lw=2, label=f"{name}, n = {len(each)}", **how)
             axis.plot(table.index, table, lw=0.8, alpha=0.4, **how)
         axis.set(title=title, xlabel="seconds of search" if x == "seconds" else x)
-        axis.set_xscale("log" if x == "seconds" else "linear")
-        if x == "generation":
+        if x == "seconds":
+            _log_seconds(axis)
+        else:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_xlim(left=0.5)  # there is no generation 0
-        if x == places[-1][0]:
+        if x == against[-1]:
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, frameon=False, fontsize="small")
         last = [run["best_so_far"].iloc[-1] for runs in panels[title].values() for run in runs]
         if max(last) > 5 * min(last) > 0:
             axis.set_yscale("log", subs=[])
             axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
         cut(axis, max(last))
-    for first in axes[:: len(panels) or 1]:
+    for first in axes[:: columns or 1]:
         first.set_ylabel("best fitness so far (validation)" if places else "no record")
     return figure
+
+
+def _log_seconds(axis) -> None:
+    """A logarithmic axis of seconds, with labels that do not overlap."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    if high < 100 * low:  # it holds one or two powers of ten, or none
+        axis.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 @style()
@@ -140,11 +170,15 @@ def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
     """Draw how the candidates of each generation came by their fitness (Fig. 5), as stacked shares of the population.
 
     Args:
-        groups: title -> runs. Each title has a panel, which shows the mean over its runs.
+        groups: title -> runs. Each title has a panel, which shows the mean over its runs, or is empty if there are none.
     """
     figure, axes = grid(len(groups), columns, (3.2, 2.5), sharey=True)
     drawn: dict = {}
     for axis, (title, runs) in zip(axes, groups.items(), strict=False):
+        if not (runs := list(runs)):
+            axis.set(title=title, xticks=[])
+            axis.text(0.5, 0.5, "no record", ha="center", va="center", transform=axis.transAxes)
+            continue
         shares = outcome_shares(runs)
         bottoms, width = shares.cumsum(axis=1) - shares, 0.9 if len(shares) < 20 else 1
         for outcome, colour in zip(shares, SHADES, strict=True):

@@ -232,14 +232,22 @@ def display_summary(table: pandas.DataFrame, bold: str = "{}") -> pandas.DataFra
     return shown.droplevel("model") if one_model else shown
 
 
-def paper_layout(table: pandas.DataFrame, bold: str = "<b>{}</b>") -> pandas.DataFrame:
+def paper_layout(
+    table: pandas.DataFrame, order: Iterable[tuple[str, str]], bold: str = "<b>{}</b>"
+) -> pandas.DataFrame:
     """A summary in the layout of Table II: a column for each method, and several lines for each data set and model.
 
     The first line is the paper's. One more follows for each source, budget and protocol that has a record; where there is no
-    record at all, one line says "not run". `bold` is as for `display_summary`.
+    record at all, one line says "not run".
+
+    Args:
+        table: as `summary` makes it.
+        order: the rows of the paper, (data set, model).
+        bold: as for `display_summary`.
     """
     lines: dict[tuple, dict[str, str]] = {}
-    for (dataset, model), block in table.groupby(level=["dataset", "model"], sort=False):
+    for dataset, model in order:
+        block = table.xs((dataset, model), level=["dataset", "model"])
         lines[dataset, model, "paper"] = _by_method(block["paper"], lambda row: _mean_std(row, bold))
         before = len(lines)
         for (protocol, budget), part in block.groupby(level=["protocol", "budget"], sort=False):

@@ -182,6 +182,13 @@ def by_task(records: report.Records) -> Groups:
     return groups
 
 
+def panels(groups: Groups, source: str, budget: str, methods: Iterable[str]) -> dict[str, list[Run]]:
+    """title -> runs of a source and budget, for `plots.filter_shares`: a row for each task, a column for each method."""
+    tasks = dict.fromkeys(task for of, size, task, _ in groups if (of, size) == (source, budget))
+    found = {(task, method): groups.get((source, budget, task, method), []) for task in tasks for method in methods}
+    return {f"{task}: {method}, n = {len(runs)}": runs for (task, method), runs in found.items()}
+
+
 def filter_table(groups: Groups, source: str = "reference") -> pandas.DataFrame:
     """Shares of the population by budget and method, in which every task counts alike (Fig. 5).
 
