@@ -246,6 +246,22 @@ def test_masks_follow_the_shape_and_not_the_strides(layer):
     assert not torch.equal(a, -x)
 
 
+def test_what_is_dropped_in_place_is_dropped_in_place():
+    for drop in (
+        functional.dropout,
+        functional.dropout2d,
+        lambda x, p, training, inplace: torch.dropout_(x, p, training),
+    ):
+        x = torch.ones(3, 4, 5, 5)
+        with seeded(2, CPU):
+            y = drop(x, 0.5, True, True)
+        assert y is x and set(x.unique().tolist()) == {0.0, 2.0}
+    with seeded(2, CPU):
+        a = torch.randint_like(torch.zeros(3, 4), 100)
+    with seeded(2, CPU):
+        assert torch.equal(a, torch.randint_like(torch.zeros(4, 3).t(), 100))
+
+
 def test_the_global_functions_are_put_back_after_a_seeded_block():
     before = {name: getattr(functional, name) for name in ("dropout", "scaled_dot_product_attention", "rrelu")}
     state = torch.get_rng_state()

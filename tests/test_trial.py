@@ -141,11 +141,23 @@ def test_a_checkpoint_of_another_trial_is_refused_and_unharmed(tmp_path, monkeyp
     monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
     path, problem = tmp_path / "trial.safetensors", (image_task(), chain())
     run_trial(losses(1), problem, CONFIG, 1, TRIAL, path)
-    kept = trial.Checkpoint(path, (2, repr(TRIAL), 1))
+    kept = trial.Checkpoint(path, [2, repr(TRIAL)])
     kept.finish([trial.Outcome({"validation": 0.5})])
     before = path.read_bytes()
     with pytest.raises(ValueError, match="expected the trial"):
         run_trial(losses(1), problem, CONFIG, 1, TRIAL, path)
+    first = trial._identity(losses(1), Problem.of(problem), CONFIG, 1, TRIAL)
+    moved = losses(1)
+    moved[0].weights.data += 0.1
+    other = dataclasses.replace(CONFIG, base_learning_rate=0.3)
+    for changed in (
+        trial._identity(moved, Problem.of(problem), CONFIG, 1, TRIAL),
+        trial._identity(losses(2)[1:], Problem.of(problem), CONFIG, 1, TRIAL),
+        trial._identity(losses(1), Problem.of(problem), other, 1, TRIAL),
+        trial._identity(losses(1), Problem(image_task(80), chain()), CONFIG, 1, TRIAL),
+        trial._identity(losses(1), Problem(image_task(), logistic()), CONFIG, 1, TRIAL),
+    ):
+        assert changed != first
     path.write_bytes(b"no safetensors at all")
     with pytest.raises(ValueError, match="trial"):
         run_trial(losses(1), problem, CONFIG, 1, TRIAL, path)

@@ -66,7 +66,8 @@ def _mask(draw):
     def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or p == 0:
             return input
-        return input * draw(torch.ones(tuple(input.shape), dtype=input.dtype, device=input.device), p, True)
+        dropped = input * draw(torch.ones(tuple(input.shape), dtype=input.dtype, device=input.device), p, True)
+        return input.copy_(dropped) if inplace else dropped
 
     return dropout
 
@@ -95,11 +96,16 @@ def _row_major(function):
     return called
 
 
+def _in_place(name: str):
+    """The in-place function of `torch` for one of `torch.nn.functional`."""
+    return lambda input, p, train: OWN_FUNCTIONAL[name](input, p, train, True)
+
+
 def _like(draw):
     """`torch.rand_like` or its kind: numbers of the logical shape of `input`, row by row."""
 
-    def function(input: Tensor, *, dtype=None, device=None, **_) -> Tensor:
-        return draw(tuple(input.shape), dtype=dtype or input.dtype, device=device or input.device)
+    def function(input: Tensor, *bounds, dtype=None, device=None, **_) -> Tensor:
+        return draw(*bounds, tuple(input.shape), dtype=dtype or input.dtype, device=device or input.device)
 
     return function
 
@@ -116,7 +122,12 @@ OWN_FUNCTIONAL |= {n: _row_major(getattr(functional, n)) for n in ("alpha_dropou
 # Wherever they are called from
 OWN = {getattr(functional, name): function for name, function in OWN_FUNCTIONAL.items()}
 OWN |= {torch.dropout: OWN_FUNCTIONAL["dropout"], torch.feature_dropout: OWN_FUNCTIONAL["dropout2d"]}
-OWN |= {torch.rand_like: _like(torch.rand), torch.randn_like: _like(torch.randn)}
+OWN |= {torch.dropout_: _in_place("dropout"), torch.feature_dropout_: _in_place("dropout2d")}
+OWN |= {
+    torch.rand_like: _like(torch.rand),
+    torch.randn_like: _like(torch.randn),
+    torch.randint_like: _like(torch.randint),
+}
 OWN |= {torch.bernoulli: _bernoulli, Tensor.bernoulli: _bernoulli}
 
 

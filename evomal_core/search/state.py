@@ -1,6 +1,5 @@
 """What a search is: candidates, the state it goes on from, its result, and the row that makes it a method."""
 
-import hashlib
 import json
 import math
 import statistics
@@ -209,15 +208,10 @@ def evaluated(value: float) -> str:
 
 def origin_of(problems: Sequence[Problem], config: Config) -> dict:
     """What a search is of, so that its state is not continued with anything else: data, base models, configuration."""
-    data, models = hashlib.blake2b(digest_size=16), []
-    for task, model in problems:
-        for tensor in (*task.train, *task.validation):
-            data.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
-        models.append([[name, list(p.shape)] for name, p in model.named_parameters()])
     without = (*NOT_IDENTITY, *TESTING)
     settings = {name: value for name, value in asdict(config).items() if name not in without}
-    models = hashlib.blake2b(repr(models).encode(), digest_size=16).hexdigest()
-    return json.loads(json.dumps({"data": data.hexdigest(), "model": models, "config": settings}))
+    data, models = ([p.digest(*parts) for p in problems] for parts in (("train", "validation"), ()))
+    return json.loads(json.dumps({"model": models, "data": data, "config": settings}))
 
 
 def claim(state: SearchState, method: str, seed: int, origin: dict) -> None:
@@ -229,7 +223,7 @@ def claim(state: SearchState, method: str, seed: int, origin: dict) -> None:
     check((state.method, state.seed) == (method, seed), "state", f"one of {method}, seed {seed}", got)
     old = state.origin
     settings = old.get("config", {})
-    differing = [f"the {what}" for what in ("data", "model") if old.get(what) != origin[what]]
+    differing = [f"the {what}" for what in ("model", "data") if old.get(what) != origin[what]]
     differing += [
         f"{name} = {settings.get(name)!r} instead of {value!r}"
         for name, value in origin["config"].items()

@@ -5,6 +5,7 @@ numbers, how its memory lies, how many copies fit, and its outputs as a function
 """
 
 import copy
+import hashlib
 
 import torch
 from torch import nn
@@ -59,6 +60,16 @@ class Problem:
         with torch.no_grad():
             for p, value in self.frozen:
                 p.copy_(value)
+
+    def digest(self, *parts: str, also=()) -> str:
+        """What names the data of some parts, the base model's shape and its frozen weights, and further tensors."""
+        result = hashlib.blake2b(digest_size=16)
+        shapes = [(name, tuple(p.shape), p.requires_grad) for name, p in self.model.named_parameters()]
+        result.update(repr(shapes).encode())
+        data = [tensor for part in parts for tensor in getattr(self.task, part)]
+        for tensor in (*data, *(value for _, value in self.frozen), *also):
+            result.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
+        return result.hexdigest()
 
     def batch(self, part: str, size: int, seed: int, purpose: str, *index: int):
         """A uniform batch (x, y) of a part of the task, from the named stream; a smaller part is the batch."""

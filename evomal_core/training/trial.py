@@ -162,13 +162,15 @@ def run_trial(
         For each loss, one outcome a start.
     """
     check(isinstance(trial.starts, int) and trial.starts > 0, "Trial.starts", "at least 1", trial.starts)
+    one = trial.starts == 1 or not (checkpoint and trial.keep_models)  # a checkpoint has no models of finished starts
+    check(one, "Trial.starts with keep_models and a checkpoint", 1, trial.starts)
     if not losses:
         return []
     with streams.computing(), torch.enable_grad():
         problem = Problem.of(problem)
         if trial.learning_rate is not None:
             config = replace(config, base_learning_rate=trial.learning_rate)
-        kept = Checkpoint(checkpoint, (seed, repr(trial), len(losses))) if checkpoint else None
+        kept = Checkpoint(checkpoint, _identity(losses, problem, config, seed, trial)) if checkpoint else None
         done: list[list[Outcome]] = list(kept.outcomes) if kept else []
         for start in range(len(done), trial.starts):
             done.append(_from_one_start(losses, problem, config, seed, trial.of_start(start), kept))
@@ -261,6 +263,14 @@ def fitness(losses: Sequence[nn.Module], problems: Sequence, config: Config, see
     return [total / len(problems) for total in totals]
 
 
+def _identity(losses: Sequence[nn.Module], problem: Problem, config: Config, seed: int, trial: Trial) -> list:
+    """What makes a trial this trial: seed, trial, base optimiser, losses, and a digest of their weights and the problem."""
+    settings = [config.batch_size, sorted(config.sgd.items()), config.score_non_finite, config.evaluation_instances]
+    weights = [tensor for loss in losses for tensor in (*loss.parameters(), *loss.buffers())]
+    digest = problem.digest("train", *trial.parts, also=weights)
+    return [seed, repr(trial), settings, [str(loss) for loss in losses], digest]
+
+
 class Checkpoint:
     """The file of a trial that is under way: the sessions' tensors, the step, the outcomes so far; safetensors, no pickle.
 
@@ -268,7 +278,7 @@ class Checkpoint:
         identity: of the trial. A file of another trial is refused with a ValueError.
     """
 
-    def __init__(self, path: Path, identity: tuple):
+    def __init__(self, path: Path, identity: list):
         self.path, self.identity, self.written = Path(path), json.dumps(identity), time.monotonic()
         self.outcomes: list[list[Outcome]] = []  # of the starts that are done
         self.step, self.tensors, self.current = 0, {}, []
@@ -300,7 +310,10 @@ class Checkpoint:
             return 0
         for k, session in enumerate(sessions):
             prefix = f"{k}."
-            session.load({n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)})
+            try:
+                session.load({n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)})
+            except (KeyError, RuntimeError) as error:
+                raise ValueError(f"{self.path}: was written with another number of copies: {error}") from None
         for own, old in zip(outcomes, self.current, strict=True):
             own.curve = old.curve
         step, self.step, self.tensors = self.step, 0, {}
