@@ -1,4 +1,4 @@
-"""What the benchmarks share: a problem from the command line, a timer whose sides take turns, a line of provenance."""
+"""The benchmarks share a problem from the command line, a timer whose sides take turns, and a line of provenance."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ SIZES = {"train": 54_000, "validation": 6_000, "test": 10_000}
 
 @dataclass(frozen=True)
 class Setup:
-    """A task with a base model, the settings of a paper-budget EvoMAL cell, and where its data come from."""
+    """A task with a base model, the settings of an EvoMAL cell at the paper's budget, and the source of the data."""
 
     task: ec.Task
     model: nn.Module
@@ -34,11 +34,11 @@ class Setup:
 
     @cached_property
     def problem(self) -> Problem:
-        """What the package trains: a working copy of the model."""
+        """What training works on: the task, and a copy of the model with the layers that the package trains it with."""
         return Problem(self.task, self.model)
 
     def losses(self, n: int) -> list[ec.MetaLoss]:
-        """The first n of the fixed trees (from the start again behind the last), weights drawn from N(1, 1e-3)."""
+        """The first n of the fixed trees, with weights drawn from N(1, 1e-3); behind the last tree comes the first again."""
         draw = torch.Generator().manual_seed(0)
         losses = [ec.MetaLoss(TREES[i % len(TREES)], None, self.task.classification) for i in range(n)]
         for loss in losses:
@@ -47,7 +47,7 @@ class Setup:
 
 
 def setup(dataset: str, model: str, device: str = "cpu", synthetic: bool = False, dtype: str = "float32") -> Setup:
-    """Load a problem; random images of the data set's shape where it is missing."""
+    """Load a problem. Random images of the data set's shape stand in where the data set is missing."""
     task, source = None, "published"
     if not synthetic:
         try:
@@ -62,7 +62,7 @@ def setup(dataset: str, model: str, device: str = "cpu", synthetic: bool = False
 
 
 def synthetic_images(dataset: str) -> ec.Task:
-    """Grey noise over ten faint prototypes, in the shape and number of MNIST (a tenth of it for colour images)."""
+    """Ten faint prototypes under grey noise. There are as many images as in MNIST, or a tenth of it if they have colours."""
     shape, rng = IMAGES[dataset], np.random.default_rng(0)
     prototypes = rng.standard_normal((10, *shape), dtype=np.float32)
 
@@ -114,7 +114,7 @@ def median(values) -> float:
 
 
 def ratio(slow: list[float], fast: list[float]) -> float:
-    """Median over the turns of slow / fast: what both sides met together cancels."""
+    """Median over the turns of slow / fast. A disturbance that both sides met in the same turn cancels."""
     return median(a / b for a, b in zip(slow, fast, strict=True))
 
 
@@ -126,7 +126,10 @@ def parser(doc: str, problem: bool = True) -> argparse.ArgumentParser:
     result.add_argument("--threads", type=int, default=1)
     result.add_argument("--repeats", type=int, default=5, help="turns, of which the median is taken")
     result.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu: of this process, where others use the machine"
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu is the time of this process alone, for a machine that others use",
     )
     result.add_argument("--device", default="cpu")
     result.add_argument("--synthetic", action="store_true", help="random images even where the data set is there")
@@ -135,7 +138,7 @@ def parser(doc: str, problem: bool = True) -> argparse.ArgumentParser:
 
 
 def report(result: dict, args: argparse.Namespace) -> None:
-    """Print `result` with date, hardware, versions and commit: one JSON line, or a line an entry."""
+    """Print `result` with date, hardware, versions and commit, as one JSON line or with a line for each entry."""
     result |= {"date": time.strftime("%Y-%m-%d"), "threads": args.threads, "clock": clock, "repeats": args.repeats}
     if hasattr(os, "getloadavg"):
         result["load"] = round(os.getloadavg()[0], 2)

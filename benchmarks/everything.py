@@ -1,6 +1,6 @@
-"""Every benchmark of README.md, one after another: `python -m benchmarks.everything OUT.jsonl [--clock cpu]`
+"""Run every benchmark of README.md, one after another: `python -m benchmarks.everything OUT.jsonl [--clock cpu]`
 
-One JSON line a benchmark is appended to the file, and its figures are printed. Other options go to each benchmark.
+Each benchmark appends one JSON line to the file, and its numbers are printed. Other options go to each benchmark.
 """
 
 import argparse
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-# The slow sides are the naive loop and ResNet-18, so these get fewer candidates and a smaller batch.
+# The naive loop and ResNet-18 are slow, so they get fewer candidates and a smaller batch.
 COMMANDS = (
     "generation diabetes mlp --candidates 9",
     "generation mnist mlp --candidates 9",
@@ -32,7 +32,7 @@ COMMANDS = (
 
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", help="file that gets one JSON line a benchmark")
+    parser.add_argument("out", help="file that gets one JSON line for each benchmark")
     args, options = parser.parse_known_args(arguments)
     for command in COMMANDS:
         begin = time.perf_counter()

@@ -1,8 +1,8 @@
-"""How far each phase is from its arithmetic: achieved / floor, by phase.
+"""How far is each phase from its arithmetic? This prints achieved / floor for each phase.
 
 The floor is the time of the phase's matrix products and convolutions alone: every such call is written down as the phase
-runs, with shapes and strides, and each distinct one is run again by itself in the same process. What is elementwise
-(losses, activations, optimiser) counts as overhead. `python -m benchmarks.floor DATASET MODEL`
+runs, with shapes and strides, and each distinct one is run again by itself in the same process. Elementwise work (losses,
+activations, optimiser) counts as overhead. `python -m benchmarks.floor DATASET MODEL`
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Shape:
 
 
 class Products(TorchDispatchMode):
-    """Writes down the matrix products and convolutions that run inside it: `calls[(operator, arguments)]` counts them."""
+    """It writes down the matrix products and convolutions that run inside it; `calls[(operator, arguments)]` counts them."""
 
     def __init__(self):
         super().__init__()
@@ -55,7 +55,10 @@ class Products(TorchDispatchMode):
         return out
 
     def total(self, least: float = 0.0) -> int:
-        """Floating-point operations (2 a multiplication and addition) of the calls with `least` of the largest's."""
+        """Floating-point operations of the calls that have at least the share `least` of the largest call's.
+
+        A multiplication with its addition counts as two.
+        """
         return sum(self.flops[key] * self.calls[key] for key in self.large(least))
 
     def large(self, least: float) -> list:
@@ -78,13 +81,14 @@ class Products(TorchDispatchMode):
 
 
 def phases(setup: common.Setup, losses, evaluated, steps: dict[str, int]) -> dict:
-    """phase -> function that runs `steps[phase]` steps of it for all losses (a quarter of them in fitness)."""
+    """phase -> function that runs `steps[phase]` steps of it, for all losses, or in the fitness phase for `evaluated`."""
     config = dataclasses.replace(setup.config, meta_steps=steps["meta"], rejection_steps=steps["filter"])
-    probe = filters.Probe.of(setup.problem, config, 0)
+    problem, probe = setup.problem, filters.Probe.of(setup.problem, config, 0)
+    training = Trial("fitness", steps["fitness"], parts=())  # without the evaluation at its end
     return {
-        "meta": lambda: unroll.optimise_losses(losses, [setup.problem], config, 0),
+        "meta": lambda: unroll.optimise_losses(losses, [problem], config, 0),
         "filter": lambda: filters.improvement(losses, probe, config),
-        "fitness": lambda: train(evaluated, setup.problem, config, 0, Trial("fitness", steps["fitness"], parts=())),
+        "fitness": lambda: train(evaluated, problem, config, 0, training),
     }
 
 

@@ -1,11 +1,12 @@
-"""A generation and a candidate, phase by phase, against the naive loop: `python -m benchmarks.generation DATASET MODEL`
+"""Time a generation and a candidate, phase by phase, against the naive loop: `python -m benchmarks.generation DATASET MODEL`
 
-Milliseconds are a candidate and step: `meta` one meta-gradient with its Adam step, all candidates in lockstep; `filter`
-one step of the rejection protocol; `fitness` one step of partial training. `generation_seconds` adds them up at the paper's
-counts, a quarter of the candidates evaluated.
+Milliseconds are those of one candidate and one step. A step of `meta` is a meta-gradient with its Adam step, with all
+candidates in lockstep; a step of `filter` is one of the rejection protocol; a step of `fitness` is one of partial training.
+`generation_seconds` adds them up at the paper's counts, where a quarter of the candidates is evaluated.
 """
 
 from evomal_core.fast.chain import Chain
+from evomal_core.fast.sessions import FastSession
 from evomal_core.training import choose, evaluate
 
 from . import common
@@ -17,7 +18,7 @@ NAIVE_STEPS = {"meta": 1, "filter": 10, "fitness": 3}
 
 
 def add_up(ms: dict, config, candidates: int) -> dict[str, float]:
-    """Seconds by phase of a generation whose every fourth candidate is evaluated; all of one candidate if it is one."""
+    """Seconds by phase of a generation in which every fourth candidate is evaluated; a single candidate is evaluated."""
     evaluated = max(1.0, candidates / 4)
     seconds = {
         "optimise": candidates * config.meta_steps * ms["meta"] / 1e3,
@@ -29,12 +30,12 @@ def add_up(ms: dict, config, candidates: int) -> dict[str, float]:
 
 
 def measure(setup: common.Setup, candidates: int, repeats: int, naive: bool = True) -> dict:
-    """ms a candidate and step of both sides, their ratios, and a whole generation."""
+    """Milliseconds of a candidate and step on both sides, the ratios of the two sides, and a whole generation."""
     losses, plain = setup.losses(candidates), setup.losses(candidates)
     package = phases(setup, losses, losses[::4], STEPS)
     config, evaluated = setup.config, len(losses[::4])
-    model = setup.problem.model
-    package["evaluate"] = lambda: evaluate(model, setup.task, "validation")
+    session = FastSession(losses[0], setup.problem, config)
+    package["evaluate"] = lambda: evaluate(session.model, setup.task, "validation")
     sides = {"package": (package, STEPS | {"evaluate": 1})}
     if naive:
         loop = Naive(setup.task, setup.model, config)
@@ -59,7 +60,7 @@ def measure(setup: common.Setup, candidates: int, repeats: int, naive: bool = Tr
         result[name] = {side: add_up(ms[side], config, n) for side in sides}
         if naive:
             result[name]["ratio"] = common.median([result[name]["naive"]["total"] / result[name]["package"]["total"]])
-    if Chain.of(model):
+    if Chain.of(setup.problem.model):
         products = record(package["fitness"])
         seconds = common.turns({"step": package["fitness"], "products": products.replay(least=0.1)}, repeats)
         result["fitness_share_of_products"] = common.ratio(seconds["products"], seconds["step"])
@@ -69,7 +70,7 @@ def measure(setup: common.Setup, candidates: int, repeats: int, naive: bool = Tr
 def main(arguments=None) -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--candidates", type=int, default=25)
-    parser.add_argument("--no-naive", action="store_true", help="the package alone")
+    parser.add_argument("--no-naive", action="store_true", help="measure the package alone")
     args = parser.parse_args(arguments)
     common.start(args)
     setup = common.setup(args.dataset, args.model, args.device, args.synthetic)

@@ -1,12 +1,13 @@
-"""One meta-gradient (eq. 4 to 9) by five ways: seconds, peak memory, and how far apart the results are.
+"""Compute one meta-gradient (eq. 4 to 9) in five ways, and print seconds, peak memory, and how far apart the results are.
 
-    higher     the graph of the inner step, by the package of that name
-    torchopt   the same by TorchOpt's MetaSGD (extra `bench`; left out where it is not installed)
+    higher     the package of that name differentiates through the graph of the inner step
+    torchopt   TorchOpt's MetaSGD does the same (extra `bench`; left out where it is not installed)
     func       double backward through torch.func
     jvp, gram  the package's engines; gram is left out where it does not apply
 
-The peak is that of a fresh process an engine, over `--steps` consecutive meta-gradients: growth of the resident set on a
-CPU (Linux), allocated memory on a GPU. `--lockstep K` adds the package's engine on K losses at once, a loss.
+Each peak is that of a fresh process over `--steps` consecutive meta-gradients: the growth of the resident set on a CPU
+(Linux), the allocated memory on a GPU. `--lockstep K` adds the package's engine on K losses at once, with its time a loss.
+All ways differentiate through the same model, which has the layers that the package trains it with.
 """
 
 import copy
@@ -26,7 +27,6 @@ from evomal_core.fast import gram
 from evomal_core.models.forward import ForwardMap
 from evomal_core.models.random_layers import seeded
 from evomal_core.training import batches, unroll
-from evomal_core.training.acceleration import FORMS
 
 from . import common
 
@@ -35,7 +35,7 @@ WAYS = (*LIBRARIES, "jvp", "gram")
 
 
 def torchopt_way(losses, model, train, validation, task_loss, config, seeds):
-    """Interface as `evomal_core.training.unroll.higher_engine`, for one loss."""
+    """TorchOpt's meta-gradient of one loss; its interface is that of an engine of `evomal_core.training.unroll`."""
     import torchopt
 
     (loss,), (x, y) = losses, train[0]
@@ -50,7 +50,7 @@ def torchopt_way(losses, model, train, validation, task_loss, config, seeds):
 
 
 def func_way(losses, model, train, validation, task_loss, config, seeds):
-    """Double backward: grad through grad, the first step of the base optimiser written out."""
+    """Double backward, `grad` through `grad`, with the first step of the base optimiser written out."""
     (loss,), (x, y) = losses, train[0]
     maps = ForwardMap(model)
     rate = config.first_rate
@@ -67,24 +67,25 @@ def func_way(losses, model, train, validation, task_loss, config, seeds):
 
 
 def ways(setup: common.Setup) -> dict:
-    """name -> function, those that can be used here."""
-    table = {**FORMS, "higher": unroll.higher_engine, "torchopt": torchopt_way, "func": func_way}
+    """name -> function, for those ways that can be used here."""
+    model, config = setup.problem.model, setup.config
     missing = set() if installed("torchopt") else {"torchopt"}
-    missing |= {"gram"} if gram.applies(setup.model, setup.config) else set()
-    return {name: table[name] for name in WAYS if name not in missing}
+    missing |= {"gram"} if gram.applies(model, config) else set()
+    libraries = {"torchopt": torchopt_way, "func": func_way}
+    return {name: libraries.get(name) or unroll.engine_for(name, model, config) for name in WAYS if name not in missing}
 
 
 def arguments_of(setup: common.Setup, batch: int) -> tuple:
     """What a way takes behind the losses."""
+    problem, seeds = setup.problem, [setup.problem.layer_seed(0, "meta-layers", 0, 0, s) for s in (0, -1)]
     config = dataclasses.replace(setup.config, batch_size=batch)
     train = [batches.draw(setup.task, "train", batch, 0, "meta-train", 0, 0, 0)]
     validation = batches.draw(setup.task, "validation", batch, 0, "meta-validation", 0, 0)
-    model = setup.problem.model.train()
-    return model, train, validation, setup.task.task_loss, config, [1, 2]
+    return problem.model.train(), train, validation, setup.task.task_loss, config, seeds
 
 
 def peak_memory(setup: common.Setup, way: str, batch: int, steps: list[int]) -> list[float]:
-    """MB that consecutive meta-gradients needed at most, up to each of `steps`; to be called in a fresh process."""
+    """The most memory in MB that consecutive meta-gradients needed up to each of `steps`; call it in a fresh process."""
     tiny = common.setup("diabetes", "logistic", str(setup.task.device))
     unroll_way = ways(setup)[way]
     unroll_way(tiny.losses(1), *arguments_of(tiny, 16))  # code is loaded, and no memory of any size is kept
@@ -98,7 +99,7 @@ def peak_memory(setup: common.Setup, way: str, batch: int, steps: list[int]) -> 
 
 
 class Peak:
-    """Largest growth of memory since its beginning: allocated on a GPU, resident on a CPU (looked at every 0.2 ms)."""
+    """The largest growth of memory within the block: allocated on a GPU; resident on a CPU, where it looks every 0.2 ms."""
 
     def __init__(self, device: torch.device):
         self.cuda, self.largest, self.running = device.type == "cuda", 0, True
@@ -134,19 +135,19 @@ class Peak:
 
 
 def apart(a, b) -> float:
-    """Norm of the difference over the larger norm."""
+    """The norm of the difference, divided by the larger of the two norms."""
     a, b = (torch.cat([g.reshape(-1) for g in gradient]).double() for gradient in (a, b))
     return float((a - b).norm() / max(a.norm(), b.norm(), 1e-300))
 
 
 def seconds(setup: common.Setup, args) -> list[dict]:
-    """Rows of milliseconds, the ways taking turns."""
+    """Rows of milliseconds; the ways take turns."""
     loss, many, rest = setup.losses(1), setup.losses(args.lockstep), arguments_of(setup, args.batch)
     table = {name: way for name, way in ways(setup).items() if name in (args.ways or WAYS)}
     sides = {name: lambda f=function: f(loss, *rest) for name, function in table.items()}
-    own = unroll.choose("auto", setup.model, rest[4])
+    own = unroll.choose("auto", setup.problem.model, rest[4])
     if args.lockstep:
-        sides[f"{own} x{args.lockstep}"] = lambda: unroll.engine_for(own, rest[0], rest[4])(many, *rest)
+        sides[f"{own} x{args.lockstep}"] = lambda: ways(setup)[own](many, *rest)
     measured = common.turns(sides, args.repeats)
     reference = unroll.higher_engine(loss, *rest)[0]
     rows = []
@@ -163,7 +164,7 @@ def seconds(setup: common.Setup, args) -> list[dict]:
 
 
 def memory(args) -> list[dict]:
-    """Rows of peaks in MB, one of `args.steps` each."""
+    """Rows of peaks in MB, each with one peak for every number in `args.steps`."""
     rows = []
     for way in ways(common.setup(args.dataset, args.model, "cpu", args.synthetic)):
         if args.ways and way not in args.ways:
@@ -191,10 +192,18 @@ def main(arguments=None) -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lockstep", type=int, default=0, metavar="K")
-    parser.add_argument("--only", choices=("seconds", "memory"), help="one of the two")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1], help="of the peak: for example 1 5 20")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, help="these alone")
-    parser.add_argument("--peak", choices=WAYS, help="the fresh process of a peak")
+    parser.add_argument("--only", choices=("seconds", "memory"), help="measure only one of the two")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="after how many the peak is read: 1 5 20",
+    )
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="measure these ways alone")
+    parser.add_argument(
+        "--peak", choices=WAYS, help="used by the benchmark itself: the fresh process that measures a peak"
+    )
     args = parser.parse_args(arguments)
     common.start(args)
     if args.peak:

@@ -1,8 +1,8 @@
-"""EvoMAL's three phases written the usual way, as the yardstick: one candidate after another, autograd everywhere.
+"""The yardstick: EvoMAL's three phases as they are usually written, with one candidate after another and autograd everywhere.
 
-`higher` for the meta-gradient; a DataLoader iterated afresh for every batch, with per-image transforms; `torch.optim.SGD`;
-a history of the metric, one entry a step, the error rate counted in Python. That is how the released code is built, and
-it computes what the package computes (tests/test_benchmarks.py).
+The meta-gradient is that of `higher`; a DataLoader is iterated afresh for every batch, with transforms for each image; the
+optimiser is `torch.optim.SGD`; the metric is kept at every step, and the error rate is counted in Python. The released code
+is built like this. The loop computes what the package computes (tests/test_benchmarks.py).
 """
 
 import copy
@@ -35,7 +35,7 @@ class Images(Dataset):
 
 
 class Naive:
-    """One problem; `seed` names the initial weights, which are the package's, and the batches are the loader's."""
+    """One problem. The initial weights are those that the package has for `seed`; the batches are the loader's."""
 
     def __init__(self, task, model, config, seed: int = 0):
         self.task, self.model, self.config, self.seed = task, copy.deepcopy(model), config, seed
@@ -49,7 +49,7 @@ class Naive:
         self.history: list[float] = []
 
     def batch(self, part: str, purpose: str, *index: int):
-        """A random batch of a part (purpose and index name it in tests alone)."""
+        """A random batch of a part. Only the tests use purpose and index, which name it."""
         x, y = next(iter(self.loaders[part]))
         return x.to(self.task.train[0]), y.to(self.task.device)  # of its dtype and device
 
@@ -60,7 +60,7 @@ class Naive:
         return torch.optim.SGD(self.model.parameters(), **self.config.sgd)
 
     def optimise(self, loss, steps: int) -> None:
-        """Algorithm 1, one inner step: Adam on the weights of the loss, in place."""
+        """Algorithm 1 with one inner step: Adam changes the weights of the loss in place."""
         adam = torch.optim.Adam(loss.parameters(), lr=self.config.meta_learning_rate)
         self.model.train()
         for t in range(steps):
@@ -87,7 +87,7 @@ class Naive:
         return len(target) * (self.metric(self.probe.prediction, target) - self.metric(outputs, target))
 
     def train(self, loss, steps: int) -> None:
-        """Algorithm 2 without the evaluation: train the model in place."""
+        """Algorithm 2 without the evaluation: the model is trained in place."""
         self.reset("fitness-init")
         self.model.train()
         optimiser = self.sgd()

@@ -1,6 +1,7 @@
-"""How cost grows: `population`, `batch`, `width` (of the MLP), `cells` (at once) and `run` (S_meta, S_testing, generations).
+"""How does the cost grow with `population`, `batch`, `width` (of the MLP), `cells` (at once) and in a `run`?
 
-`python -m benchmarks.scaling [PART …] [--quick]` prints a table a part: all of them if none is named.
+A `run` varies S_meta, S_testing and the number of generations. `python -m benchmarks.scaling [PART …] [--quick]` prints a
+table for each part that is named, or for all parts if none is.
 """
 
 import dataclasses
@@ -30,7 +31,10 @@ QUICK_COUNTS = {"meta_steps": (2, 8), "fitness_steps": (4, 16), "generations": (
 
 
 def compare(setups: dict, candidates: dict, args) -> list[dict]:
-    """ms a candidate and step of the phases, and candidates a second at the paper's counts (a quarter evaluated)."""
+    """Milliseconds of a candidate and step in each phase, and candidates a second at the paper's counts.
+
+    A quarter of the candidates is evaluated.
+    """
     steps = {"meta": 2, "filter": 10, "fitness": 4} if args.quick else {"meta": 5, "filter": 50, "fitness": 20}
     sides, counts = {}, {}
     for name, setup in setups.items():
@@ -73,7 +77,7 @@ def width(setup, args):
 
 
 def cells(args) -> list[dict]:
-    """Cells a second of one process and of two side by side, both from the interpreter's start to the record's end."""
+    """Cells a minute of one process and of two side by side, from the start of the interpreter to the finished record."""
     counts = {
         "population": 4,
         "generations": 2,
@@ -109,7 +113,7 @@ def cells(args) -> list[dict]:
 
 
 def run(args) -> list[dict]:
-    """Seconds of whole runs, fitted by least squares: seconds = a + generations (b + c S_meta + d S_testing)."""
+    """Seconds of whole runs, to which least squares fit seconds = a + generations (b + c S_meta + d S_testing)."""
     counts = QUICK_COUNTS if args.quick else RUN_COUNTS
     rows, features, seconds = [], [], []
     for meta, fitness, generations in itertools.product(*counts.values()):
@@ -143,7 +147,7 @@ def main(arguments=None) -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--dataset", default="diabetes", choices=list(ec.DATASETS))
     parser.add_argument("--model", default="mlp", choices=list(ec.MODELS))
-    parser.add_argument("--quick", action="store_true", help="sizes for a try, not for a table")
+    parser.add_argument("--quick", action="store_true", help="take sizes for a try, not for a table")
     args = parser.parse_args(arguments)
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")

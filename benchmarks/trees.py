@@ -1,7 +1,8 @@
-"""The losses that every benchmark times: 25 random trees of 5 to 30 nodes, fixed once.
+"""Every benchmark times these losses, 25 random trees of 5 to 30 nodes that were fixed once.
 
-Grown by half-and-half (section III-B2), sizes chosen to spread as in a search (mean 12.7 nodes). All hold `y` and `f` and
-stay finite through loss optimisation and partial training at the paper's counts on diabetes/mlp and mnist/logistic.
+They were grown by half-and-half (section III-B2), and chosen so that their sizes spread as in a search (mean 12.7 nodes).
+All of them hold `y` and `f`, and stay finite through loss optimisation and partial training at the paper's counts on
+diabetes/mlp and mnist/logistic.
 """
 
 TREES = (

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def small(classification: bool) -> common.Setup:
-    """A problem in float64 whose images are bytes to begin with, as those of the naive loop are."""
+    """A problem in float64. Its images are made of bytes, as those of the naive loop are."""
     draw = torch.Generator().manual_seed(0)
 
     def part(n):
@@ -56,7 +56,7 @@ class Part:
 
 
 class SameBatches(Naive):
-    """The naive loop on the package's batches."""
+    """The naive loop, which gets the batches that the package draws."""
 
     def batch(self, part, purpose, *index):
         x, y = getattr(self.task, part)
@@ -175,7 +175,7 @@ def test_everything_appends_a_line_a_benchmark(tmp_path, monkeypatch, capfd):
 
 
 def test_peak_memory_is_seen_and_not_negative():
-    """In a process of its own, as the benchmark does it: freed memory that an allocator keeps is used without growth."""
+    """The peak is measured in a process of its own, because memory that an allocator kept is used again without growth."""
     program = """
 import time, torch
 from benchmarks import meta_gradient

@@ -9,6 +9,7 @@ from matplotlib import rcParams
 from test_report import folders, history, write  # noqa: F401 (a fixture)
 
 import evomal_core as ec
+from evomal_core.experiments import store
 from evomal_notebooks import paper_loss, plots, report
 
 SECONDS = {"seconds_optimise": 2.0, "seconds_filter": 0.5, "seconds_fitness": 1.5}  # of a generation
@@ -107,3 +108,24 @@ def test_saved_as_pdf_and_png_in_a_style_that_is_put_back(tmp_path):
 def test_show_is_silent_without_a_notebook(capsys):
     assert plots.show(plots.grid(1, 1, (2, 2))[0]) is None
     assert capsys.readouterr() == ("", "")
+
+
+def test_four_tasks_stand_in_two_blocks_of_three_columns(folders):  # noqa: F811
+    tasks = [ec.Cell(dataset, "mlp", "evomal") for dataset in ("diabetes", "boston", "california", "mnist")]
+    rows = [row | SECONDS for row in history(0.9, 0.6)]
+    runs = [store.Run(cell, "complete", data={"history": rows}) for cell in tasks]
+    axes = plots.fitness_curve(runs, ["generation", "seconds"]).axes
+    assert [axis.get_title().split(",")[0] for axis in axes] == [
+        *("diabetes", "boston", "california") * 2,
+        *("mnist",) * 2,
+    ]
+    assert [axis.get_xlabel() == "generation" for axis in axes] == [True] * 3 + [False] * 3 + [True, False]
+    assert [bool(axis.get_legend()) for axis in axes] == [False] * 3 + [True] * 3 + [False, True]
+    labels = [text.get_text() for text in axes[3].get_xticklabels(which="both") if text.get_text()]
+    assert len(labels) == len(set(labels)) > 1, "less than two powers of ten have more than one label"
+
+
+def test_displayed_figures_keep_the_colours_of_every_method():
+    few = plots._few_colours().getpalette()
+    known = {tuple(few[i : i + 3]) for i in range(0, len(few), 3)}
+    assert {tuple(round(255 * part) for part in plots.colour(method)) for method in ec.METHODS} <= known

@@ -338,9 +338,54 @@ def test_records_written_here_are_those_that_the_package_reads(folders):
     assert set(table["test_metric"]) == {run.test_metric, 0.5}
 
 
-def test_what_differs_from_the_published_configuration_is_said_and_nothing_else():
+def test_what_differs_from_the_published_configuration_is_a_table_of_nothing_else():
     assert report.differences(ec.Cell(*DIABETES, "evomal", 0, "paper")) == "All settings are the published ones."
-    text = report.differences(ec.Cell(*DIABETES, "evomal", 0, "quick", "released"))
-    assert "population 8 (25)" in text and "test_steps 2000 (10000)" in text and "elitism False (True)" in text
-    assert "batch_size" not in text and text.endswith("the split is the released code's.")
-    assert "rejection_steps 100 (100)" not in report.differences(ec.Cell("mnist", "mlp", "evomal", 0, "quick"))
+    quick = [line.split() for line in report.differences(ec.Cell(*DIABETES, "evomal", 0, "quick")).splitlines()]
+    assert quick[0] == ["setting", "here", "published"]
+    assert ["population", "8", "25"] in quick and ["test_steps", "2000", "10000"] in quick
+    assert {row[0] for row in quick[1:]} <= set(ec.config.COUNTS)
+    released = report.differences(ec.Cell(*DIABETES, "evomal", 0, "paper", "released"))
+    lines = [line.split() for line in released.splitlines()]
+    assert ["elitism", "False", "True"] in lines and ["split", "overlapping", "honest"] in lines
+    mnist = report.differences(ec.Cell("mnist", "mlp", "evomal", 0, "quick"))
+    assert "rejection_steps" not in mnist, "the published one of MNIST is 100, too"
+    assert "engine" not in report.differences(ec.Cell(*DIABETES, "evomal", 0, "quick", source="boston/mlp"))
+
+
+def test_layout_of_table_ii_has_a_line_for_the_paper_and_for_each_kind_of_record(folders):
+    write(folders[0], "evomal", 0, test=0.5)
+    write(folders[0], "evomal", 1, test=0.7)
+    write(folders[1], "baseline", 0, test=0.4, budget="paper")
+    order = [("boston", "mlp"), DIABETES]
+    rows = [ec.Cell(*row, method) for row in order for method in ec.METHODS]
+    table = report.summary(report.collect(folders[0], reference_dir=folders[1]), report.paper_table("table3"), rows)
+    wide = report.paper_layout(table, order, "*{}*")
+    assert list(wide.columns) == list(ec.METHODS)
+    assert list(wide.index) == [
+        ("boston", "mlp", "paper"),
+        ("boston", "mlp", "this package"),
+        (*DIABETES, "paper"),
+        (*DIABETES, "own runs: quick budget, paper protocol"),
+        (*DIABETES, "reference runs: paper budget, paper protocol"),
+    ]
+    assert set(wide.loc["boston", "mlp", "this package"]) == {"not run"}
+    assert wide.loc[(*DIABETES, "paper"), "evomal"] == "*0.3573 ± 0.0198*"
+    assert wide.loc[(*DIABETES, "paper"), "glo"] == "–"
+    own = wide.loc[(*DIABETES, "own runs: quick budget, paper protocol")]
+    assert own["evomal"] == "0.6000 ± 0.1414 (n = 2)" and own["glo"] == own["baseline"] == "no record"
+
+
+def test_means_runs_above_one_and_findings_in_lines(folders):
+    for seed, errors in enumerate(((0.5, 0.6), (0.5, 1.7), (0.5, 0.7))):
+        write(folders[1], "evomal", seed, test=errors[0])
+        write(folders[1], "baseline", seed, test=errors[1])
+    write(folders[1], "glo", status="diverged")
+    records = report.collect(folders[0], reference_dir=folders[1])
+    line = "test_metric, diabetes, mlp, paper, quick: baseline 1.0000 (3), evomal 0.5000 (3)"
+    assert report.means(records) == [line] and report.means(records, "fitness") == []
+    worst = "diabetes, mlp, paper, quick, baseline: 1.7000 (seed 1, reference)"
+    assert report.above(records) == [worst, "1 of 6 complete runs"]
+    (found,) = report.findings(report.compare(records, "evomal"))
+    assert found == "reference: EvoMAL's error against baseline: smaller on diabetes (quick, paper, n = 3)"
+    nothing = report.compare(report.Records([], [], []), "evomal")
+    assert report.findings(nothing) == ["No two methods have a seed in common yet."]

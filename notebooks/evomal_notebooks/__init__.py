@@ -1,12 +1,23 @@
-"""What the notebooks share, and nothing else needs: their parameters, their tables, the style of their figures.
+"""The notebooks share their parameters, their tables and statistics, and the style of their figures.
 
     from evomal_notebooks import plots, read_parameters, report
 
-What computes and keeps results is `evomal_core`, which knows nothing of this package.
+`evomal_core` computes and keeps the results, and knows nothing of this package.
 """
 
-from . import plots, report
+from . import audit, costs, operators, plots, report, searches, shapes
 from .parameters import Parameters, read_parameters
 from .report import paper_loss
 
-__all__ = ["Parameters", "paper_loss", "plots", "read_parameters", "report"]
+__all__ = [
+    "Parameters",
+    "audit",
+    "costs",
+    "operators",
+    "paper_loss",
+    "plots",
+    "read_parameters",
+    "report",
+    "searches",
+    "shapes",
+]

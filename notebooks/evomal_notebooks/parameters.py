@@ -1,4 +1,4 @@
-"""Parameters of a notebook: read, checked and frozen, because papermill itself only warns of a misspelt one.
+"""Read, check and freeze the parameters of a notebook, because papermill itself only warns of a misspelt one.
 
 A notebook has one cell tagged `parameters`, of `name = value  # help` lines, and right behind it:
 
@@ -29,14 +29,14 @@ class Parameters:
     """What a notebook is to compute and show. A notebook that does not take a parameter has its default.
 
     Attributes:
-        seed: one more seed to compute; None: none, the notebook shows the records there are.
-        seeds: several, likewise.
+        seed: one more seed to compute. With None the notebook computes nothing, and shows the existing records.
+        seeds: several seeds to compute.
         budget, protocol: of the runs to compute; see `config.BUDGETS` and `config.Protocol`.
         datasets, models, methods: the rows.
         device: "auto", "cpu", "cuda" or "cuda:1".
         results_dir, data_dir: as for `run_cell`.
-        workers: cells at once.
-        force: compute anew what has a record.
+        workers: how many cells run at once.
+        force: compute runs anew that have a record.
     """
 
     seed: int | None = None
@@ -54,28 +54,28 @@ class Parameters:
 
     @property
     def rows(self) -> list[Cell]:
-        """One cell, of seed 0, for each row: all combinations of data sets, models and methods."""
+        """One cell of seed 0 for each row. The rows are all combinations of data sets, models and methods."""
         names = itertools.product(self.datasets, self.models, self.methods)
         return [Cell(*name, 0, self.budget, self.protocol) for name in names]
 
     def cells(self) -> list[Cell]:
-        """The cells to compute: every row under `seed` and each of `seeds`; none if no seed was asked for."""
+        """The cells to compute: every row under `seed` and under each of `seeds`, or none if no seed was asked for."""
         wanted = sorted({*self.seeds, self.seed} - {None})
         return [replace(row, seed=seed) for seed in wanted for row in self.rows]
 
     @property
     def config(self) -> Config:
-        """The settings of the first row; data sets of one kind differ in none at one budget."""
+        """The settings of the first row. Data sets of one kind have equal settings at one budget."""
         return Config.for_cell(self.rows[0])
 
     @property
     def figures(self) -> Path:
-        """Where figures go: `results/figures/`, or below `results_dir` if there is one."""
+        """The folder for figures: `results/figures/`, or one below `results_dir` if there is one."""
         return Path(self.results_dir) / "figures" if self.results_dir else ROOT / "results" / "figures"
 
     @property
     def run_arguments(self) -> dict:
-        """What `run_grid` is to be called with beside the cells."""
+        """The arguments of `run_grid` beside the cells."""
         return {n: getattr(self, n) for n in ("results_dir", "data_dir", "device", "workers", "force")}
 
     def __str__(self) -> str:
@@ -88,12 +88,13 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
     Args:
         given: the notebook's `globals()`, or a plain dict.
         known: names of the parameters that the notebook takes, with spaces between; fields of `Parameters`.
-        choices: where fewer values are allowed than the package knows, for example `datasets=("diabetes", "boston")`.
+        choices: the allowed values of a parameter, if the notebook takes fewer than the package knows, for example
+            `datasets=("diabetes", "boston")`.
 
     Raises:
         ValueError: an unknown parameter or value, with its near miss; a data folder or device that is not there. Names that
-            later cells of the notebook define are no parameters, so in a live kernel unknown names are looked for by the
-            first call only.
+            later cells of the notebook define are no parameters, so in a live kernel only the first call looks for unknown
+            names.
     """
     names = known.split()
     for name, value in {} if given.get(CHECKED) else given.items():
@@ -112,7 +113,7 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
 
 
 def _read(name: str, value):
-    """A parameter's value in its type. A list may be one value or text with commas, also in brackets: `-p seeds "[0, 1]"`."""
+    """A parameter's value in its type. A list may be one value, or text with commas and brackets: `-p seeds "[0, 1]"`."""
     text = "" if str(value) == "None" else str(value).strip()
     if name in ("seeds", "datasets", "models", "methods"):
         parts = [part.strip(" '\"") for part in text.strip("[]()").split(",") if part.strip()]

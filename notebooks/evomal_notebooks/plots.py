@@ -1,7 +1,7 @@
-"""Figures in one style: colour-blind palette, one colour a method, PDF and PNG.
+"""Figures in one style: a palette for colour-blind readers, one colour for each method, files as PDF and PNG.
 
-Figures do not go through pyplot: nothing is shown that was not asked for, and none has to be closed. In a notebook
-`show(figure)` displays one; anywhere else it does nothing. A notebook that draws a figure of its own does so in `style()`.
+Figures do not go through pyplot, so that nothing is shown unasked and no figure has to be closed. In a notebook
+`show(figure)` displays a figure; anywhere else it does nothing. A notebook that draws a figure of its own uses `style()`.
 """
 
 import io
@@ -16,7 +16,7 @@ import PIL.Image
 import seaborn
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from evomal_core.losses import expression
 from evomal_core.registry import METHODS
@@ -26,6 +26,7 @@ from .report import Records
 
 PALETTE = seaborn.color_palette("colorblind")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # beside the colour, for prints without it
+ABREAST = 3  # panels of a fitness curve side by side
 SHADES = seaborn.color_palette("viridis_r", len(OUTCOMES))  # no method has one of these
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "-1": "−1"}
 
@@ -37,7 +38,7 @@ def colour(method: str):
 
 @contextmanager
 def style():
-    """The style of every figure, `with style():` or `@style()`; the reader's own settings stay as they are."""
+    """Use `with style():` or `@style()` for the style of every figure; the reader's own settings stay as they are."""
     with seaborn.axes_style("whitegrid"), seaborn.plotting_context("notebook", font_scale=0.8):
         yield
 
@@ -63,30 +64,44 @@ def save(figure: Figure, path) -> list[Path]:
 
 
 def show(figure: Figure, **how) -> None:
-    """Display a figure in a notebook; elsewhere do nothing. `how` as for IPython's `display`: `display_id="curve",
-    update=True` replaces the figure that has this id. The picture has few colours and a third of the usual size, because
-    notebooks are committed with their figures."""
+    """Display a figure in a notebook; elsewhere do nothing.
+
+    The picture has few colours and a third of the usual size, because notebooks are committed with their figures.
+
+    Args:
+        how: as for IPython's `display`: `display_id="curve", update=True` replaces the figure that has this id.
+    """
     ipython = sys.modules.get("IPython")
     if ipython is None or ipython.get_ipython() is None:
         return
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=min(110, max(60, 800 / figure.get_figwidth())))
-    few = PIL.Image.open(full).convert("RGB").quantize(32, PIL.Image.Quantize.FASTOCTREE)  # keeps rare colours apart
+    width, height = figure.get_size_inches()
+    figure.savefig(full, format="png", dpi=min(95, 780 / width, max(64, 780 / height)))
+    few = PIL.Image.open(full).convert("RGB").quantize(palette=_few_colours(), dither=PIL.Image.Dither.NONE)
     few.save(small, format="png", optimize=True)
     ipython.display.display(ipython.display.Image(small.getvalue(), format="png"), **how)
 
 
+def _few_colours() -> PIL.Image.Image:
+    """The colours of a displayed figure: greys, the palette at full strength and mixed with white, and the shades."""
+    colours = [(grey,) * 3 for grey in (0, 0.15, 0.3, 0.55, 0.8, 0.9, 1)] + list(SHADES)
+    colours += [tuple(1 - strength * (1 - part) for part in c) for c in PALETTE for strength in (1, 0.45)]
+    image = PIL.Image.new("P", (1, 1))
+    image.putpalette([round(255 * part) for colour in colours for part in colour])
+    return image
+
+
 @style()
 def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generation",)) -> Figure:
-    """Best fitness so far: the mean over seeds, and thin each seed.
+    """Draw the best fitness so far: a thick line for the mean over seeds, a thin one for each seed.
 
-    One column a data set and model, one colour a method; of `Records` the reference is drawn solid, own runs dashed; a plain
-    list is drawn solid. A run without any finite fitness is left out, and a mean begins where all of its runs have one;
-    the legend gives their number n. The axis ends at twice the largest last value, and is logarithmic where last values
-    differ more than fivefold.
+    Each data set and model has a column, with three columns abreast, and each method has a colour. The reference runs of
+    `Records` are drawn solid, own runs dashed; the runs of a plain list are drawn solid. A run without any finite fitness
+    is left out, and a mean begins where all of its runs have one; the legend gives their number n. The axis ends at twice
+    the largest last value, and is logarithmic where last values differ more than fivefold.
 
     Args:
-        against: a row for each of "generation" and "seconds", of search; a run that has ended keeps its last value.
+        against: "generation" and "seconds" (of search) give a row of panels each. A run that has ended keeps its last value.
 
     Raises:
         ValueError: runs of several budgets or protocols, which are not to be pooled.
@@ -103,9 +118,18 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
         if len(history := history.dropna(subset="best_so_far")):
             curves = panels.setdefault(f"{run.cell.dataset}, {run.cell.model}", {})
             curves.setdefault(run.cell.method + suffix, []).append(history)
-    places = [(x, title) for x in against for title in panels]
-    figure, axes = grid(len(places), len(panels), (3.4, 2.8))
-    for axis, (x, title) in zip(axes, places, strict=False):
+    against, columns, titles = list(against), min(ABREAST, len(panels)), list(panels)
+    places: list[tuple[str, str] | None] = []
+    for i in range(0, len(titles), ABREAST):  # a block of rows for each few titles
+        block = titles[i : i + ABREAST]
+        for x in against:
+            places += [(x, title) for title in block] + [None] * (columns - len(block))
+    figure, axes = grid(len(places), columns, (3.4, 2.8))
+    for axis, place in zip(axes, places, strict=False):
+        if place is None:
+            axis.remove()
+            continue
+        x, title = place
         for name in sorted(panels[title], key=lambda name: (list(METHODS).index(name.split()[0]), name)):
             how = {"color": colour(name.split()[0]), "ls": "--" if "own" in name else "-"}
             how |= {"drawstyle": "steps-post"} if x == "seconds" else {}
@@ -115,30 +139,46 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
             axis.plot(mean.index, mean, lw=2, label=f"{name}, n = {len(each)}", **how)
             axis.plot(table.index, table, lw=0.8, alpha=0.4, **how)
         axis.set(title=title, xlabel="seconds of search" if x == "seconds" else x)
-        axis.set_xscale("log" if x == "seconds" else "linear")
-        if x == "generation":
+        if x == "seconds":
+            _log_seconds(axis)
+        else:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_xlim(left=0.5)  # there is no generation 0
-        if x == places[-1][0]:
+        if x == against[-1]:
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2, frameon=False, fontsize="small")
         last = [run["best_so_far"].iloc[-1] for runs in panels[title].values() for run in runs]
         if max(last) > 5 * min(last) > 0:
             axis.set_yscale("log", subs=[])
             axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
         cut(axis, max(last))
-    for first in axes[:: len(panels) or 1]:
+    for first in axes[:: columns or 1]:
         first.set_ylabel("best fitness so far (validation)" if places else "no record")
     return figure
 
 
+def _log_seconds(axis) -> None:
+    """A logarithmic axis of seconds, with labels that do not overlap."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    if high < 100 * low:  # it holds one or two powers of ten, or none
+        axis.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 @style()
 def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
-    """How the candidates of each generation came by their fitness (Fig. 5), as stacked shares of the population.
+    """Draw how the candidates of each generation came by their fitness (Fig. 5), as stacked shares of the population.
 
-    `groups`: title -> runs, whose mean is drawn; a panel a title."""
+    Args:
+        groups: title -> runs. Each title has a panel, which shows the mean over its runs, or is empty if there are none.
+    """
     figure, axes = grid(len(groups), columns, (3.2, 2.5), sharey=True)
     drawn: dict = {}
     for axis, (title, runs) in zip(axes, groups.items(), strict=False):
+        if not (runs := list(runs)):
+            axis.set(title=title, xticks=[])
+            axis.text(0.5, 0.5, "no record", ha="center", va="center", transform=axis.transAxes)
+            continue
         shares = outcome_shares(runs)
         bottoms, width = shares.cumsum(axis=1) - shares, 0.9 if len(shares) < 20 else 1
         for outcome, colour in zip(shares, SHADES, strict=True):
@@ -153,8 +193,10 @@ def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
 
 
 def outcome_shares(runs: Iterable) -> pandas.DataFrame:
-    """Generation (from 1) by outcome: shares of the population, the mean over runs, each with a `history` (a `Run` or a
-    `SearchState`)."""
+    """A table of generations (from 1) by outcomes: shares of the population, the mean over runs.
+
+    A run is anything with a `history`, such as a `Run` or a `SearchState`.
+    """
     counts = pandas.concat([pandas.DataFrame(run.history) for run in runs]).groupby("generation")[list(OUTCOMES)].mean()
     counts.index = counts.index.astype(int) + 1
     names = {"symbolic": "symbolic hit", "equivalent": "gradient hit", "non_finite": "not finite"}
@@ -163,15 +205,17 @@ def outcome_shares(runs: Iterable) -> pandas.DataFrame:
 
 @torch.no_grad()
 def elementwise(loss, y: float, f: torch.Tensor):
-    """M(y, f) of any loss of this package at one label, for a plot: an array like `f`, (n,)."""
+    """M(y, f) of any loss of this package at one label, as an array like `f`, (n,), for a plot."""
     f = f.to(next(loss.parameters(), f))
     return (loss.elementwise(torch.full_like(f, y), f) + 0 * f).cpu().numpy()
 
 
 @style()
 def draw_network(loss, digits: int = 4) -> Figure:
-    """A symbolic loss as the network it was compiled to (Fig. 2): edges run from the terminals to the output, each with its
-    weight. A parent's first argument is drawn above its second."""
+    """Draw a symbolic loss as the network that it was compiled to (Fig. 2).
+
+    Edges run from the terminals to the output, each with its weight. A parent's first argument is drawn above its second.
+    """
     names, children = [expression.node_name(node) for node in loss.tree], expression.children(loss.tree)
     edges = [(child, parent) for parent, arguments in enumerate(children) for child in arguments]
     leaves = [node for node in range(len(names)) if not children[node]]
@@ -208,7 +252,7 @@ def draw_network(loss, digits: int = 4) -> Figure:
 
 
 def cut(axis, last: float) -> None:
-    """End the axis at twice the last value: early candidates can be worse by orders of magnitude."""
+    """End the axis at twice the last value, because early candidates can be worse by orders of magnitude."""
     low, high = axis.dataLim.y0, 2 * last
     if axis.get_ylim()[1] > high > 0:
         axis.set_ylim(None if axis.get_yscale() == "log" else low - 0.05 * (high - low), high)

@@ -1,14 +1,14 @@
 """Tables of runs: tidy rows, the paper's numbers beside this package's (Tables II to IV), paired comparisons, exports.
 
-Budgets and protocols are never pooled, and neither are the committed reference records and the reader's own runs. Full
-precision is kept in every table; `display_summary` and `display_comparison` round, for reading only.
+Budgets and protocols are never pooled, and neither are the committed reference records and the reader's own runs. Every
+table keeps full precision; only `display_summary`, `paper_layout` and `display_comparison` round, for reading.
 """
 
 import operator
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy
@@ -17,7 +17,7 @@ import scipy.stats
 
 from evomal_core import files, machine
 from evomal_core.checks import check_choice
-from evomal_core.config import BUDGETS, Config, Protocol
+from evomal_core.config import BUDGETS, NOT_IDENTITY, SWITCHES, Config, Protocol
 from evomal_core.experiments import store
 from evomal_core.experiments.cell import Cell
 from evomal_core.losses.meta_network import MetaLoss
@@ -32,22 +32,23 @@ BLOCK = ["dataset", "model", "protocol", "budget"]  # what is compared with one 
 KEYS = [*BLOCK, "method"]
 PHASES = (*state.PHASES, "test")
 NOTE = (
-    "mean ± sample standard deviation (n − 1; the paper does not say which it gives) over n seeds. Runs that diverged or "
-    "found no loss are counted behind n and are not in the mean. Differences are to the paper's mean. Bold, by the paper's "
-    "rule: the best mean of a data set, protocol and budget, and those within its standard deviation."
+    "Each entry is the mean ± sample standard deviation (n − 1; the paper does not say which it gives) over n seeds. Runs "
+    "that diverged or found no loss are counted behind n and are not in the mean. Differences are to the paper's mean. The "
+    "paper's rule decides what is bold: the best mean of a data set, protocol and budget, and the means within its standard "
+    "deviation."
 )
 COMPARISON_NOTE = (
-    "Pairs have the same seed, so the same data, initial weights and batches; a seed with which either diverged or found no "
-    "loss has no pair. Below 0 the first method has the smaller error. The bootstrap interval of the mean difference (from "
-    "3 pairs on) is too narrow for so few: of normal differences it covers the mean in 75, 85 and 91 % of cases with n = 3, "
-    "5 and 10, not in 95. The finding follows from it alone. Wilcoxon's p from 6 pairs on: with fewer it cannot fall below "
-    "0.05."
+    "The runs of a pair have the same seed, so the same data, initial weights and batches; a seed with which either run "
+    "diverged or found no loss has no pair. A difference below 0 means that the first method has the smaller error. The "
+    "bootstrap interval of the mean difference is given from 3 pairs on, and is too narrow for so few: it covers the mean of "
+    "normal differences in 75, 85 and 91 % of cases with n = 3, 5 and 10, not in 95. The finding follows from the interval "
+    "alone. Wilcoxon's p is given from 6 pairs on, because with fewer it cannot fall below 0.05."
 )
 
 
 @dataclass(frozen=True)
 class Records:
-    """The runs there are: `reference` (committed), `own`, and messages about damaged records, which are left out."""
+    """The runs that have a record: `reference` (committed) and `own`, with messages about damaged records, left out here."""
 
     reference: list[store.Run]
     own: list[store.Run]
@@ -59,7 +60,7 @@ class Records:
         return self.damaged + [f"{run.cell}: {run.status}, {run.reason}" for run in self.own if run.reason]
 
     def select(self, **wanted) -> "Records":
-        """Those whose cells have these values: `select(dataset="diabetes", method=("evomal", "random"))`."""
+        """The runs whose cells have these values: `select(dataset="diabetes", method=("evomal", "random"))`."""
         wanted = {name: v if isinstance(v, (tuple, list, set)) else (v,) for name, v in wanted.items()}
         reference, own = (
             [run for run in runs if all(getattr(run.cell, name) in values for name, values in wanted.items())]
@@ -75,8 +76,8 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
     """All records of `results_dir` (default as for `run_cell`) and of `results/reference/`.
 
     Args:
-        transferred: the tests of losses on another task than that of their search, instead of those on their own.
-        also: what `run_grid` returned; those of it that could not be run have no record, and stand in the table as such.
+        also: what `run_grid` returned. Runs that could not be made have no record, and stand in the table as such.
+        transferred: collect tests of losses on another task than that of their search, instead of those on their own task.
     """
     reference, damaged = store.read_runs(reference_dir or REFERENCE)
     own, more = store.read_runs(store.results_dir(results_dir))
@@ -88,15 +89,20 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
 
 
 def paper_table(name: str = "table3") -> pandas.DataFrame:
-    """The paper's numbers: dataset, model, method, metric, mean, std; `table5`: hours; `table6`: for each loss its LaTeX as
-    printed (with the bars that the text has lost), the same as a tree of Table I, its weights where they are not all 1 (the
-    paper leaves out the learned ones), and what to know of it. Raises ValueError for an unknown table."""
+    """The paper's numbers: dataset, model, method, metric, mean, std; `table5` has hours.
+
+    `table6` has, for each loss, its LaTeX as printed (with the bars that the text has lost), the same as a tree of Table I,
+    its weights where they are not all 1 (the paper leaves out the learned ones), and a remark.
+
+    Raises:
+        ValueError: an unknown table.
+    """
     check_choice("paper table", name, sorted(path.stem for path in Path(PAPER).glob("*.csv")))
     return pandas.read_csv(PAPER / f"{name}.csv").fillna({"weights": "", "remark": ""})
 
 
 def paper_loss(letter: str) -> MetaLoss:
-    """A loss of Table VI, "a" to "e" for classification and "f" to "j" for regression. Raises ValueError for another."""
+    """A loss of Table VI: "a" to "e" are for classification, "f" to "j" for regression. Any other letter is a ValueError."""
     rows = paper_table("table6").set_index("loss")
     row = rows.loc[check_choice("loss of Table VI", letter, rows.index)]
     weights = [float(weight) for weight in row.weights.split()]
@@ -104,8 +110,11 @@ def paper_loss(letter: str) -> MetaLoss:
 
 
 def runs_table(runs: Records | Iterable[store.Run]) -> pandas.DataFrame:
-    """One row a run: its cell, source ("reference" or "own"), status, metrics, the loss found, counts of candidates,
-    wall-clock seconds (in all, and by phase), hardware. Missing numbers are NaN."""
+    """A table with one row for each run, in which missing numbers are NaN.
+
+    A row has the run's cell, source ("reference" or "own"), status, metrics, loss found, counts of candidates, wall-clock
+    seconds (in all, and by phase) and hardware.
+    """
     records = runs if isinstance(runs, Records) else Records([], list(runs), [])
     rows = [_row(run) | {"source": source} for source in SOURCES for run in getattr(records, source)]
     return pandas.DataFrame(rows, columns=_COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
@@ -133,10 +142,30 @@ def _row(run: store.Run) -> dict:
     }
 
 
+def differences(cell: Cell) -> str:
+    """The settings in which a cell differs from the published configuration, as a small table of text.
+
+    The published configuration is the one that the cell has at the budget `paper` under the protocol `paper`. A setting
+    that changes no result in exact arithmetic is left out. A switch of the cell's protocol that is no setting of `Config`,
+    such as the split of the data, is a row, too.
+    """
+    published = replace(cell, budget="paper", protocol="paper", source=None)
+    here, there = (asdict(Config.for_cell(each)) for each in (cell, published))
+    rows = [(name, here[name], there[name]) for name in here if here[name] != there[name] and name not in NOT_IDENTITY]
+    protocol = Protocol.parse(cell.protocol)
+    switches = [(name, protocol[name], switch.paper) for name, switch in SWITCHES.items() if not switch.field]
+    rows += [row for row in switches if row[1] != row[2]]
+    if not rows:
+        return "All settings are the published ones."
+    texts = [("setting", "here", "published"), *(tuple(map(str, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in texts)
+
+
 def summary(
     runs: Runs, paper: pandas.DataFrame | None = None, rows: Iterable[Cell] = (), value: str = "test_metric"
 ) -> pandas.DataFrame:
-    """Mean and standard deviation over seeds, beside the paper's.
+    """Mean and standard deviation over seeds, beside those of the paper.
 
     Args:
         runs: `Records`, a list of runs (which count as own), or a table as `runs_table` makes it.
@@ -180,15 +209,17 @@ _key = operator.attrgetter(*KEYS)  # of a cell: the tuple of its KEYS
 
 
 def _order(key: tuple) -> tuple:
-    """Rows in the paper's order; unknown names behind the known, variants behind their base."""
+    """A sort key for rows in the paper's order. Unknown names come behind the known, variants behind their base."""
     orders = (list(DATASETS), list(MODELS), ("paper", "released"), tuple(BUDGETS), list(METHODS))
     bases = [value.split("+")[0] for value in key]
     return tuple((o.index(b) if b in o else len(o), v) for o, b, v in zip(orders, bases, key, strict=True))
 
 
 def display_summary(table: pandas.DataFrame, bold: str = "{}") -> pandas.DataFrame:
-    """A summary for reading: `0.3829 ± 0.0065`, n behind it, four digits, differences with their sign; of own and reference
-    runs only those there are. `bold`: what the best are put into, `"<b>{}</b>"` for HTML."""
+    """A summary for reading: `0.3829 ± 0.0065`, with n behind it, four digits, and the sign of differences.
+
+    A source without any run has no column. The best are put into `bold`, which is `"<b>{}</b>"` for HTML.
+    """
     shown = pandas.DataFrame(index=table.index)
     if "paper" in table:
         shown["paper"] = [_mean_std(row, bold) for row in table["paper"].itertuples()]
@@ -201,8 +232,69 @@ def display_summary(table: pandas.DataFrame, bold: str = "{}") -> pandas.DataFra
     return shown.droplevel("model") if one_model else shown
 
 
+def paper_layout(
+    table: pandas.DataFrame, order: Iterable[tuple[str, str]], bold: str = "<b>{}</b>"
+) -> pandas.DataFrame:
+    """A summary in the layout of Table II: a column for each method, and several lines for each data set and model.
+
+    The first line is the paper's. One more follows for each source, budget and protocol that has a record; where there is no
+    record at all, one line says "not run".
+
+    Args:
+        table: as `summary` makes it.
+        order: the rows of the paper, (data set, model).
+        bold: as for `display_summary`.
+    """
+    lines: dict[tuple, dict[str, str]] = {}
+    for dataset, model in order:
+        block = table.xs((dataset, model), level=["dataset", "model"])
+        lines[dataset, model, "paper"] = _by_method(block["paper"], lambda row: _mean_std(row, bold))
+        before = len(lines)
+        for (protocol, budget), part in block.groupby(level=["protocol", "budget"], sort=False):
+            for source in SOURCES:
+                texts = _by_method(part[source], lambda row: _with_n(row, bold))
+                if set(texts.values()) != {"no record"}:
+                    lines[dataset, model, f"{source} runs: {budget} budget, {protocol} protocol"] = texts
+        if len(lines) == before:
+            lines[dataset, model, "this package"] = dict.fromkeys(METHODS, "not run")
+    return pandas.DataFrame(lines).T.reindex(columns=list(METHODS)).fillna("no record")
+
+
+def _by_method(part: pandas.DataFrame, text) -> dict[str, str]:
+    return {row.Index[-1]: text(row) for row in part.itertuples()}
+
+
+def means(runs: Runs, value: str = "test_metric") -> list[str]:
+    """A line for each data set, model, protocol and budget, with the mean of each method of the reference runs and its n."""
+    found = summary(runs, value=value)["reference"].query("n > 0")
+    lines = []
+    for block, group in found.groupby(BLOCK, sort=False):
+        each = [f"{row.Index[-1]} {number(row.mean)} ({row.n})" for row in group.itertuples()]
+        lines.append(f"{value}, {', '.join(block)}: {', '.join(each)}")
+    return lines
+
+
+def above(runs: Runs, least: float = 1.0) -> list[str]:
+    """A line for each method with complete runs whose test error is above `least`, and a last line that counts them."""
+    table = runs if isinstance(runs, pandas.DataFrame) else runs_table(runs)
+    worse, lines = table[table["test_metric"] > least], []
+    for key, group in worse.groupby(KEYS, sort=False):
+        errors = [f"{number(row.test_metric)} (seed {row.seed}, {row.source})" for row in group.itertuples()]
+        lines.append(f"{', '.join(key)}: {', '.join(errors)}")
+    return [*lines, f"{len(worse)} of {table['test_metric'].count()} complete runs"]
+
+
+def findings(comparison: pandas.DataFrame) -> list[str]:
+    """What a table of `compare` says of each other method, in one line each."""
+    lines = []
+    for (source, other), group in comparison.groupby(["source", "other"], sort=False):
+        found = [f"{r.finding} on {r.dataset} ({r.budget}, {r.protocol}, n = {r.n})" for r in group.itertuples()]
+        lines.append(f"{source}: EvoMAL's error against {other}: {'; '.join(found)}")
+    return lines or ["No two methods have a seed in common yet."]
+
+
 def number(value: float, sign: str = "", none: str = "–") -> str:
-    """Four decimals as in the paper's tables, or four significant digits of a large number; `none` for none."""
+    """The value with four decimals as in the paper's tables, or four significant digits if it is large; `none` for NaN."""
     return none if pandas.isna(value) else f"{value:{sign}{'.4f' if abs(value) < 10 else '.4g'}}"
 
 
@@ -219,11 +311,11 @@ def _with_n(row, bold: str) -> str:
 def compare(
     runs: Runs, method: str = "evomal", others: Iterable[str] = METHODS, value: str = "test_metric"
 ) -> pandas.DataFrame:
-    """Paired comparison of a method with others over the seeds that both have, never between sources.
+    """Compare a method with others, paired over the seeds that both have, and never between sources.
 
     Returns:
-        One row for each data set, model, protocol, budget, source and other method with a common seed: method, other, and
-        what `paired` makes of the differences, method minus other.
+        One row for each data set, model, protocol, budget, source and other method with a common seed. It has method, other,
+        and what `paired` says about the differences, method minus other.
     """
     table = runs if isinstance(runs, pandas.DataFrame) else runs_table(runs)
     group = [*BLOCK, "source"]
@@ -237,7 +329,7 @@ def compare(
 
 
 def paired(differences: Iterable[float]) -> dict:
-    """What differences of paired runs say, by scipy.
+    """What the differences of paired runs say, by scipy.
 
     Returns:
         n; difference, their mean; low and high, the 95 % bootstrap percentile interval of the mean, NaN with fewer than 3;
@@ -276,8 +368,10 @@ def interval(row) -> str:
 
 
 def export(runs: Records, table: pandas.DataFrame, path) -> list[Path]:
-    """Write `path`.csv, a row a run in full precision, and `path`.tex, a summary as LaTeX that needs the package booktabs;
-    returns both."""
+    """Write `path`.csv and `path`.tex, and return both.
+
+    The first has a row for each run in full precision, the second is a summary as LaTeX that needs the package booktabs.
+    """
     csv, tex = Path(f"{path}.csv"), Path(f"{path}.tex")
     files.write_text(csv, runs_table(runs).to_csv(index=False))
     text = display_summary(table, r"\textbf{{{}}}").style.to_latex(hrules=True, multirow_align="naive")
@@ -287,7 +381,7 @@ def export(runs: Records, table: pandas.DataFrame, path) -> list[Path]:
 
 
 def hardware(device: str = "auto") -> str:
-    """This machine and the versions that matter, in two lines without a path."""
+    """Two lines that name this machine and the versions that matter, without a path."""
     facts = machine.environment(find_device(device))
     versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
     here = facts["hardware"]
@@ -295,23 +389,7 @@ def hardware(device: str = "auto") -> str:
 
 
 def best_runs(runs: Records) -> list[store.Run]:
-    """The complete run of lowest fitness (validation, not test), for each data set, model, protocol, budget and method."""
+    """The complete run of lowest fitness (validation, not test) of each data set, model, protocol, budget and method."""
     found = [r for r in runs.reference + runs.own if r.status == "complete" and r.data.get("fitness") is not None]
     best = {_key(run.cell): run for run in sorted(found, key=lambda run: -run.data["fitness"])}  # the last is kept
     return [best[key] for key in sorted(best, key=_order)]
-
-
-def differences(cell: Cell) -> str:
-    """What differs in a cell's configuration from the published one, the budget `paper` and the protocol `paper`.
-
-    Returns:
-        One sentence: each setting with its value here and, in brackets, the published one.
-    """
-    published = Cell(cell.dataset, cell.model, cell.method, cell.seed, "paper", "paper")
-    here, there = (asdict(Config.for_cell(each)) for each in (cell, published))
-    changed = [f"{name} {here[name]} ({there[name]})" for name in here if here[name] != there[name]]
-    split = "" if Protocol.parse(cell.protocol)["split"] == "honest" else "; the split is the released code's"
-    if not changed:
-        return f"All settings are the published ones{split}."
-    said = "The settings are the published ones but for these, with the published value in brackets: "
-    return f"{said}{', '.join(changed)}{split}."

@@ -1,0 +1,110 @@
+"""What searches cost: seconds by phase beside the paper's hours (Table V), ratios between methods, minutes of records."""
+
+from collections.abc import Iterable
+
+import pandas
+
+from evomal_core.registry import METHODS
+
+from . import report
+
+PHASES = [f"seconds_{phase}" for phase in ("optimise", "filter", "fitness", "search", "test")]
+DIGITS = {"n": 0, "hours of search": 3, "paper, hours": 2, "times the paper's": 2}  # 1 of all others
+
+
+def timed(runs: report.Runs, paper: pandas.Series) -> pandas.DataFrame:
+    """The runs of Table V's rows that have seconds, as `report.runs_table` has them, with a column `seconds_search`.
+
+    Args:
+        paper: hours by (dataset, model, method).
+    """
+    table = runs if isinstance(runs, pandas.DataFrame) else report.runs_table(runs)
+    table = table.dropna(subset="seconds").fillna({"hardware": "not recorded"})
+    table = table[table.set_index(["dataset", "model"]).index.isin(paper.index.droplevel("method"))]
+    return table.assign(seconds_search=table["seconds"] - table["seconds_test"])
+
+
+def search_costs(runs: pandas.DataFrame, paper: pandas.Series) -> pandas.DataFrame:
+    """Mean seconds by phase, hours of search, and the paper's hours.
+
+    Args:
+        runs: as `timed` makes it; paper: as there.
+
+    Returns:
+        One row for each data set, model, protocol, budget, method, source and hardware. "times the paper's" is NaN unless the
+        budget is the paper's, because only then do both numbers measure the same.
+    """
+    keys = [*report.KEYS, "source", "hardware"]
+    groups = runs.groupby(keys, sort=False)
+    costs = groups[PHASES].mean().rename(columns=lambda name: name.removeprefix("seconds_"))
+    costs.insert(0, "n", groups.size())
+    costs["hours of search"] = costs["search"] / 3600
+    hours = [paper.get((key[0], key[1], key[4])) for key in costs.index]
+    costs["paper, hours"] = pandas.Series(hours, costs.index, dtype=float)
+    same = costs.index.get_level_values("budget") == "paper"
+    costs["times the paper's"] = (costs["hours of search"] / costs["paper, hours"]).where(same)
+    return costs
+
+
+def display_costs(costs: pandas.DataFrame) -> pandas.DataFrame:
+    """`search_costs` for reading; – stands where there is no number."""
+    text = {name: [f"{v:.{DIGITS.get(name, 1)}f}" if v == v else "–" for v in costs[name]] for name in costs}
+    return pandas.DataFrame(text, costs.index)
+
+
+def to_gp_lfl(seconds: pandas.Series) -> pandas.DataFrame:
+    """Each method's seconds as a multiple of GP-LFL's in the same row; the baseline, which searches nothing, is left out."""
+    wide = seconds.unstack("method").reindex(columns=list(METHODS)).drop(columns="baseline")
+    return wide.div(wide["gp-lfl"], axis=0).dropna(how="all")
+
+
+def ratios(costs: pandas.DataFrame, paper: pandas.Series) -> pandas.DataFrame:
+    """The multiples of GP-LFL's seconds, in which each task's rows stand below the row of the paper's Table V."""
+    here, there = to_gp_lfl(costs["search"]), to_gp_lfl(paper)
+    rows = {}
+    for (dataset, model), group in here.groupby(level=["dataset", "model"], sort=False):
+        rows[dataset, model, "paper's Table V"] = there.loc[(dataset, model)]
+        for (_, _, protocol, budget, source, _), row in group.iterrows():
+            rows[dataset, model, f"{source}, {budget}, {protocol}"] = row
+    return pandas.DataFrame(rows).T.reindex(columns=here.columns)
+
+
+def findings(runs: pandas.DataFrame, paper: pandas.Series) -> list[str]:
+    """What the runs of `timed` say about EvoMAL's cost against GP-LFL's, and how long all runs of each source took."""
+    lines = []
+    for (dataset, model, split, budget, source), group in runs.groupby([*report.BLOCK, "source"], sort=False):
+        search = group.groupby("method")["seconds_search"].mean()
+        if {"evomal", "gp-lfl"} <= set(search.index):
+            here = search["evomal"] / search["gp-lfl"]
+            there = paper[dataset, model, "evomal"] / paper[dataset, model, "gp-lfl"]
+            spent = group[group["method"] == "evomal"][PHASES].sum()
+            share = spent["seconds_optimise"] / spent["seconds_search"]
+            lines.append(
+                f"{dataset}, {model} ({source}, {budget}, {split}): EvoMAL's search takes {here:.1f} times GP-LFL's (in the "
+                f"paper {there:.1f}); learning weights is {share:.0%} of it; {search['evomal']:.0f} s a search."
+            )
+    for source, group in runs.groupby("source", sort=False):
+        machines = ", ".join(f"{name} ({n} runs)" for name, n in group["hardware"].value_counts().items())
+        lines.append(f"{source}: {len(group)} runs, {group['seconds'].sum() / 3600:.1f} hours in all, on {machines}")
+    return lines or ["no record yet"]
+
+
+def minutes(runs: pandas.DataFrame) -> pandas.DataFrame:
+    """Minutes by phase and in all, summed over the runs of a source, budget and method, and how many runs there are."""
+    groups = runs.groupby(["source", "budget", "method"])
+    cost = groups[[*(f"seconds_{phase}" for phase in report.PHASES), "seconds"]].sum() / 60
+    cost.insert(0, "runs", groups.size())
+    return cost.rename(columns=lambda name: name.removeprefix("seconds_").replace("seconds", "total"))
+
+
+def mean_minutes(runs: pandas.DataFrame) -> pandas.DataFrame:
+    """Mean minutes of a run by source, data set, model, budget and method, with the number of runs and the hardware."""
+    keys = ["source", "dataset", "model", "budget", "method"]
+    groups = runs.assign(minutes=runs["seconds"] / 60).groupby(keys, sort=False)
+    return groups.agg(runs=("seed", "size"), minutes=("minutes", "mean"), hardware=("hardware", "first"))
+
+
+def minutes_a_seed(runs: pandas.DataFrame, methods: Iterable[str], budget: str = "quick") -> float:
+    """Mean core minutes of the reference runs of a seed at a budget, summed over methods, data sets and protocols."""
+    wanted = (runs["source"] == "reference") & (runs["budget"] == budget) & runs["method"].isin(list(methods))
+    return runs[wanted].groupby(["dataset", "method", "protocol"])["seconds"].mean().sum() / 60
