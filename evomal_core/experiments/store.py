@@ -244,7 +244,7 @@ def from_schema_1(data: dict) -> dict:
     tuned, seconds = cell["method"] == "tuned", data["seconds"]
     search = {name: value for name, value in data.items() if name not in METRICS}
     used = data.get("learning_rate", config["base_learning_rate"])  # the first records of the schema lack it
-    rate = used if tuned and found else None
+    rate = used if tuned or not found else None
     leader = {"fitness": data["fitness"], "learning_rate": rate, "loss": found}
     search |= {
         "schema": SCHEMA,
