@@ -11,7 +11,7 @@ activations, K_l = a'_l a_l^T + 1 (B' x B; the 1 is the bias):
 
 where D_l[b,c,n] = d f_bc / d z_l,bn at theta is shared by all losses, as are a_l, K_0 and the first layer's products;
 likewise delta_l[b,n] = sum_c v_bc D_l[b,c,n]. The meta-gradient is -alpha d<v(phi), u>/dphi. A loss costs two products
-of the size of the model's, where vjp, gradient and jvp cost eight. The plain form is `unroll.jvp_engine`.
+of the size of the model's, where vjp, gradient and jvp cost eight. The plain form is `training.unroll.higher_engine`.
 """
 
 import torch
@@ -63,7 +63,7 @@ class OutputSignals:
 
 @torch.no_grad()
 def gram_engine(losses, model, train, validation, task_loss, config: Config, seeds) -> list[tuple[torch.Tensor, ...]]:
-    """Meta-gradients of several losses from one theta (module docstring); interface as `unroll.jvp_engine`."""
+    """Meta-gradients of several losses from one theta (module docstring); interface as `jvp.jvp_engine`."""
     chain = Chain.of(model)
     (x, y), (x_new, y_new) = train[0], validation
     alpha = config.first_rate

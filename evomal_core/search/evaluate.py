@@ -61,7 +61,7 @@ class Evaluator:
     ) -> tuple[list[Individual], list[str], dict[str, float]]:
         """Give every member its fitness: expressions are evaluated, individuals (elites, copies) keep what they have.
 
-        Of equal candidates the first is evaluated and the others take its result, as from the archive.
+        The first of equal candidates is evaluated, and the others take its result, as from the archive.
 
         Returns:
             (individuals in the order of `population`; how each came by its fitness, of `OUTCOMES`; seconds by phase).
