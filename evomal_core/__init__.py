@@ -14,8 +14,9 @@ from .experiments.cell import Cell
 from .experiments.grid import run_grid
 from .experiments.run import find_run, run_cell, test_loss
 from .experiments.store import RecordError, Run
+from .formulas import simplify
 from .losses import load_loss
-from .losses.export import latex, simplify
+from .losses.export import latex
 from .losses.handcrafted import CrossEntropy, SquaredError
 from .losses.meta_network import MetaLoss
 from .models import build_model

@@ -125,12 +125,8 @@ BUDGETS: dict[str, dict[str, int]] = {
     "quick": dict(zip(COUNTS, (8, 8, 80, 100, 100, 2_000), strict=True)),
     "paper": dict(zip(COUNTS, (25, 50, 250, 500, 1_000, 10_000), strict=True)),
 }
-MAY_BE_ZERO = (
-    "meta_steps",
-    "rejection_steps",
-    "copies",
-    "evaluation_instances",
-)  # of the fields of `Config` that count something
+# Fields of `Config` that count something and may be zero
+MAY_BE_ZERO = ("meta_steps", "rejection_steps", "copies", "evaluation_instances")
 
 
 @dataclass(frozen=True)
@@ -177,9 +173,7 @@ class Config:
     test_steps: int = 10_000
     test_milestones: tuple[int, ...] = ()  # steps at which the rate is multiplied by 0.1
     test_learning_rate: float = 0.0  # of meta-testing; 0: the loss's own, else the base learning rate
-    test_start: str = (
-        "fresh"  # initial weights and batches of meta-testing: of their own, or "search": those of fitness
-    )
+    test_start: str = "fresh"  # weights and batches of meta-testing: "fresh", or "search", those of fitness
     batch_size: int = 128
     evaluation_instances: int = 0  # first instances of a part that a trained model is measured on; 0: all
     base_learning_rate: float = 0.01

@@ -148,28 +148,25 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
     result = search([problem], config, cell.seed, cell.method, state, on_generation)
     seconds = {phase: sum(row[f"seconds_{phase}"] for row in result.state.history) for phase in PHASES}
     seconds["search"] = time.perf_counter() - start
-    return {
-        "schema": store.SCHEMA,
-        "cell": asdict(cell),
-        "config": asdict(config),
-        "status": "no_loss" if result.loss is None else "complete",
-        "reason": "every candidate was rejected or not finite" if result.loss is None else None,
-        "metric": problem.task.metric_name,
-        "fitness": result.leaders[0].fitness if result.leaders else None,
-        "learning_rate": result.learning_rate,
-        "loss": None if result.loss is None else {"schema": LOSS_SCHEMA, **result.loss.to_json()},
-        "leaders": [
-            {"fitness": leader.fitness, "learning_rate": leader.learning_rate, "loss": leader.loss.to_json()}
-            for leader in result.leaders
-        ],
-        "history": result.state.history,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "resumed": resumed,
-        "engine": choose(config.engine, problem.model, config),
-        "plain": not enabled(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
-        **facts,
-    }
+    leaders = [
+        {"fitness": leader.fitness, "learning_rate": leader.learning_rate, "loss": leader.loss.to_json()}
+        for leader in result.leaders
+    ]
+    status, reason, loss = "no_loss", "every candidate was rejected or not finite", None
+    if result.loss is not None:
+        status, reason, loss = "complete", None, {"schema": LOSS_SCHEMA, **result.loss.to_json()}
+    record = _head(cell, problem, config, started) | {"status": status, "reason": reason, "loss": loss}
+    record |= {"fitness": leaders[0]["fitness"] if leaders else None, "learning_rate": result.learning_rate}
+    record |= {"leaders": leaders, "history": result.state.history, "resumed": resumed, "plain": not enabled()}
+    record |= {"seconds": {name: round(value, 3) for name, value in seconds.items()}}
+    return record | {"engine": choose(config.engine, problem.model, config), **facts}
+
+
+def _head(cell: Cell, problem: Problem, config: Config, started: time.struct_time) -> dict:
+    """What the records of a search and of a test begin with."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", started)
+    settings = {"cell": asdict(cell), "config": asdict(config), "metric": problem.task.metric_name}
+    return {"schema": store.SCHEMA, "started": when, **settings}
 
 
 def _test(cell: Cell, problem: Problem, config: Config, found: dict, folder: Path) -> dict:
@@ -180,23 +177,14 @@ def _test(cell: Cell, problem: Problem, config: Config, found: dict, folder: Pat
     parts = PARTS[1:] if problem.task.augmented else PARTS
     trial = trial_of_test(config, learning_rate=rate, parts=parts)
     ((outcome,),) = run_trial([loss], problem, config, cell.seed, trial, store.trial_checkpoint(folder, cell))
-    return {
-        "schema": store.SCHEMA,
-        "cell": asdict(cell),
-        "search": {"cell": asdict(cell.search), "loss": store.digest_of(found["loss"])},
-        "config": asdict(config),
-        "status": "diverged" if outcome.diverged else "complete",
-        "reason": "meta-testing met a loss or an output that is not finite" if outcome.diverged else None,
-        "metric": problem.task.metric_name,
-        **{f"{part}_metric": None if outcome.diverged else outcome.errors.get(part) for part in PARTS},
-        "start": config.test_start,
-        "steps": trial.steps,
-        "milestones": trial.milestones,
-        "learning_rate": rate,
-        "seconds": {"test": round(time.perf_counter() - start, 3)},
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
-        **facts,
-    }
+    status, reason, errors = "complete", None, outcome.errors
+    if outcome.diverged:
+        status, reason, errors = "diverged", "meta-testing met a loss or an output that is not finite", {}
+    record = _head(cell, problem, config, started) | {"status": status, "reason": reason}
+    record |= {f"{part}_metric": errors.get(part) for part in PARTS}
+    record |= {"search": {"cell": asdict(cell.search), "loss": store.digest_of(found["loss"])}}
+    record |= {"start": config.test_start, "steps": trial.steps, "milestones": trial.milestones}
+    return record | {"learning_rate": rate, "seconds": {"test": round(time.perf_counter() - start, 3)}, **facts}
 
 
 def trial_of_test(config: Config, **changes) -> Trial:

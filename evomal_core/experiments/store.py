@@ -114,14 +114,8 @@ class Run:
 
 def _summary_of(name: str, test: dict) -> dict:
     cell = {key: test["cell"].get(key) for key in ("dataset", "model", "seed")}
-    return cell | {
-        "name": name,
-        "start": test["start"],
-        "steps": test["steps"],
-        "learning_rate": test["learning_rate"],
-        "error": test["test_metric"],
-        "status": test["status"],
-    }
+    of_test = {key: test[key] for key in ("start", "steps", "learning_rate", "status")}
+    return cell | of_test | {"name": name, "error": test["test_metric"]}
 
 
 def results_dir(folder=None) -> Path:
@@ -255,15 +249,11 @@ def from_schema_1(data: dict) -> dict:
         "seconds": {name: value for name, value in seconds.items() if name not in ("test", "total")},
         "plain": False,
     }
-    facts = {name: data.get(name) for name in ("started", "versions", "hardware", "commit")}
-    test = {"schema": SCHEMA, "cell": cell, "config": config, "status": data["status"], "reason": data["reason"]}
-    test |= {name: data[name] for name in (*METRICS, "metric")} | {"start": "fresh", "steps": config["test_steps"]}
-    test |= {"milestones": config["test_milestones"], "learning_rate": used}
-    test |= {
-        "search": {"cell": cell, "loss": digest_of(found)},
-        "seconds": {n: seconds[n] for n in ("test", "total")},
-        **facts,
-    }
+    test = {name: data.get(name) for name in ("started", "versions", "hardware", "commit")}
+    test |= {name: data[name] for name in ("cell", "config", "status", "reason", "metric", *METRICS)}
+    test |= {"schema": SCHEMA, "start": "fresh", "steps": config["test_steps"], "milestones": config["test_milestones"]}
+    test |= {"learning_rate": used, "search": {"cell": cell, "loss": digest_of(found)}}
+    test["seconds"] = {name: seconds[name] for name in ("test", "total")}
     return search | {"test": test if found else None}
 
 

@@ -88,10 +88,8 @@ class ElementwiseLoss(nn.Module):
         if self.classification:
             want, needs = want[:-1], "integer class indices"
         if target.shape != want or (self.classification and not (integers and prediction.ndim)):
-            raise ValueError(
-                f"a prediction of shape {tuple(prediction.shape)} needs {needs} of shape {want}, got {target.dtype} "
-                f"{tuple(target.shape)}"
-            )
+            what, got = f"a prediction of shape {tuple(prediction.shape)}", f"{target.dtype} {tuple(target.shape)}"
+            raise ValueError(f"{what} needs {needs} of shape {want}, got {got}")
 
     def to_json(self) -> dict:
         """What `load_loss` rebuilds the loss from; strict JSON. Raises ValueError for weights that are not finite."""

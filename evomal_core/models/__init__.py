@@ -20,8 +20,6 @@ from .squeezenet import squeezenet
 from .vgg16 import vgg16
 from .wideresnet28_10 import wideresnet28_10
 
-__all__ = ["build_model", "initialise"]
-
 # name -> function of (input_shape, outputs); the model's attribute `initialisation` draws its weights
 ARCHITECTURES = (mlp, logistic, lenet5, alexnet, vgg16, allcnnc, resnet18)
 ARCHITECTURES += (preresnet101, wideresnet28_10, squeezenet, pyramidnet110_48)

@@ -2,5 +2,3 @@
 
 from .methods import METHODS, search
 from .state import Leader, Method, Result, SearchState
-
-__all__ = ["METHODS", "Leader", "Method", "Result", "SearchState", "search"]

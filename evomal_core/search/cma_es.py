@@ -97,10 +97,6 @@ def search(problems, config, seed, state: CmaState, on_generation) -> Result:
 
 def taylor(point, config: Config, task) -> TaylorLoss:
     """The Taylor loss of a point under a search's settings."""
-    return TaylorLoss(
-        np.asarray(point, dtype=config.dtype),
-        classification=task.classification,
-        non_negative=config.non_negative,
-        roles=config.taylor_roles,
-        last_term=config.taylor_last_term,
-    ).to(task.device)
+    options = {"classification": task.classification, "non_negative": config.non_negative}
+    options |= {"roles": config.taylor_roles, "last_term": config.taylor_last_term}
+    return TaylorLoss(np.asarray(point, dtype=config.dtype), **options).to(task.device)

@@ -224,9 +224,6 @@ def claim(state: SearchState, method: str, seed: int, origin: dict) -> None:
     old = state.origin
     settings = old.get("config", {})
     differing = [f"the {what}" for what in ("model", "data") if old.get(what) != origin[what]]
-    differing += [
-        f"{name} = {settings.get(name)!r} instead of {value!r}"
-        for name, value in origin["config"].items()
-        if name in settings and settings[name] != value
-    ]
+    changed = [(n, value) for n, value in origin["config"].items() if n in settings and settings[n] != value]
+    differing += [f"{name} = {settings[name]!r} instead of {value!r}" for name, value in changed]
     check(not differing, "state", "one of the same search", "one that differs in " + ", ".join(differing))

@@ -14,8 +14,6 @@ from .images import Images, prepare
 from .sources import DataUnavailable
 from .task import Task
 
-__all__ = ["DataUnavailable", "Task", "load_task"]
-
 
 def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="float32") -> Task:
     """Load one of the data sets of section IV, split and normalised.

@@ -4,17 +4,3 @@ from .acceleration import plain
 from .problem import Problem
 from .trial import Outcome, Trial, evaluate, fitness, run_trial, train
 from .unroll import choose, meta_gradient, optimise_losses
-
-__all__ = [
-    "Outcome",
-    "Problem",
-    "Trial",
-    "choose",
-    "evaluate",
-    "fitness",
-    "meta_gradient",
-    "optimise_losses",
-    "plain",
-    "run_trial",
-    "train",
-]
