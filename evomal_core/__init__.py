@@ -10,6 +10,7 @@ See the README for a tour, `notebooks/quickstart.ipynb` for one that runs.
 
 from . import fast, streams, training
 from .config import BUDGETS, Config, Protocol
+from .cost_model import estimate
 from .experiments.cell import Cell
 from .experiments.grid import run_grid
 from .experiments.run import find_run, run_cell, test_loss

@@ -182,6 +182,8 @@ class Config:
     base_weight_decay: float = 5e-4
     # Numerics
     dtype: str = "float32"
+    autocast: bool = False  # the base model in bfloat16, losses and weights in `dtype`
+    channels_last: bool = False  # memory format of base training; does not change results in exact arithmetic
     engine: str = "auto"  # of the meta-gradient; does not change results in exact arithmetic
     threads: int = 1  # of the CPU, a cell; likewise
     copies: int = 0  # K of stacking, likewise; 0 chooses by device and model
@@ -252,7 +254,7 @@ class Config:
 
 TEST_STARTS = ("fresh", "search")
 # What does not change results in exact arithmetic, and so is no part of a run's identity
-NOT_IDENTITY = ("engine", "threads", "copies", "cuda_graphs")
+NOT_IDENTITY = ("engine", "threads", "copies", "cuda_graphs", "channels_last")
 # What concerns the tests of a loss alone, and so is no part of the identity of its search
 TESTING = ("test_steps", "test_milestones", "test_learning_rate", "test_start")
 NAMES = ("operators",)  # tuples of names; other tuples are of whole numbers

@@ -18,6 +18,8 @@ class DataSet:
         settings: fields of `Config` in which its training differs from the tabular tasks'.
         budgets: budget -> fields of `Config` that differ further under it.
         stand_in: whether it only stands in for a data set of the paper, and never is a row of a table.
+        shape, outputs, instances: of an input, of the base model, and of training, validation and test part under
+            `paper`: what the cost model goes by where the data cannot be had.
     """
 
     load: Callable
@@ -25,6 +27,9 @@ class DataSet:
     settings: Mapping[str, Any] = field(default_factory=dict)
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stand_in: bool = False
+    shape: tuple[int, ...] = ()
+    outputs: int = 1
+    instances: tuple[int, int, int] = (0, 0, 0)
 
     def settings_for(self, budget: str) -> dict[str, Any]:
         """All fields of `Config` that the data set sets under a budget."""

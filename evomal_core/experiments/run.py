@@ -56,6 +56,7 @@ def run_cell(
     engine: str = "auto",
     threads: int | None = None,
     copies: int = 0,
+    channels_last: bool = False,
     progress: Say | None = None,
 ) -> store.Run:
     """Run one cell, or return its record if it has one.
@@ -69,7 +70,8 @@ def run_cell(
         force: make a new search and test from the start, whose records replace the old ones (also damaged ones, or ones of
             another configuration) when they are complete.
         engine: of the meta-gradient; threads: of the CPU, by default 1, or all cores for a large model; copies: K of
-            stacking, by default 1 on a CPU. None changes results in exact arithmetic, and all are recorded.
+            stacking, by default 1 on a CPU; channels_last: memory format of convolutions in base training. None changes
+            results in exact arithmetic, and all are recorded.
         progress: called with one line of text a generation.
 
     Raises:
@@ -80,7 +82,8 @@ def run_cell(
     cell = cell.with_overrides(overrides)
     if not force and (run := find_run(cell, results_dir)):
         return run
-    numerics = {"engine": engine, "threads": threads, "copies": copies}
+    numerics = {"engine": engine, "copies": copies, "channels_last": channels_last}
+    numerics |= {"threads": threads} if threads else {}
     say, where = progress or (lambda line: None), (data_dir, device)
     with streams.computing():
         folder = store.search_folder(cell, results_dir)
@@ -91,13 +94,13 @@ def run_cell(
             store.trial_checkpoint(folder, cell).unlink(missing_ok=True)
         made = None
         if found is None:
-            with _prepared(cell.search, where, numerics) as (problem, config):
+            with prepared(cell.search, where, numerics) as (problem, config):
                 made = found = _search(cell.search, problem, config, folder, say)
             if not old:
                 store.write_search(folder, made)
         test = None
         if found["loss"] is not None:
-            with _prepared(cell, where, numerics) as (problem, config):
+            with prepared(cell, where, numerics) as (problem, config):
                 test = _test(cell, problem, config, found, folder)
         if made and old:
             store.replace_search(folder, made)
@@ -109,14 +112,21 @@ def run_cell(
 
 
 @contextmanager
-def _prepared(cell: Cell, where, numerics: dict):
-    """(problem, configuration) of a cell, with the number of threads set as it is to be computed with."""
+def prepared(cell: Cell, where, numerics: dict, task=None):
+    """(problem, configuration) of a cell, with the number of threads set as it is to be computed with.
+
+    Args:
+        where: (data_dir, device).
+        numerics: fields of `Config` that do not change results in exact arithmetic, where they are not to be chosen.
+        task: the data; loaded if left out.
+    """
     config, (data_dir, device) = Config.for_cell(cell), where
-    task = load_task(cell.dataset, cell.protocol, data_dir, device, config.dtype)
-    problem = Problem(task, build_model(cell.model, task, cell.protocol))
+    task = task or load_task(cell.dataset, cell.protocol, data_dir, device, config.dtype)
+    config = replace(config, **numerics)
+    problem = Problem(task, build_model(cell.model, task, cell.protocol), config)
     large = sum(p.numel() for p in problem.model.parameters()) > LARGE_MODEL
-    threads = numerics["threads"] or ((os.cpu_count() or 1) if large else 1)
-    config = replace(config, engine=numerics["engine"], threads=threads, copies=numerics["copies"])
+    threads = numerics.get("threads") or ((os.cpu_count() or 1) if large else 1)
+    config = replace(config, threads=threads)
     stacked = accelerated("copies")
     config = replace(config, copies=stacked(config, problem) if stacked else 1)
     before = torch.get_num_threads()

@@ -46,7 +46,7 @@ class Evaluator:
 
     def __post_init__(self):
         expression.check_operators(self.config.operators)
-        self.problems = [Problem.of(problem) for problem in self.problems]
+        self.problems = [Problem.of(problem, self.config) for problem in self.problems]
         self.probe = filters.Probe.of(self.problems[0], self.config, self.seed)
 
     def compile(self, tree: str, weights) -> MetaLoss:

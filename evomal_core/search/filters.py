@@ -29,7 +29,7 @@ class Probe:
     @classmethod
     def of(cls, problem, config: Config, seed: int) -> "Probe":
         """The first min(100, n) training instances [R], through a fresh network in training mode."""
-        problem = Problem.of(problem)
+        problem = Problem.of(problem, config)
         x, y = (part[: config.rejection_batch] for part in problem.task.train)
         x = problem.task.inputs(x)
         problem.initialise(seed, "filter")

@@ -5,7 +5,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -151,6 +151,14 @@ class Result:
     state: SearchState
 
 
+class Work(NamedTuple):
+    """How many losses a search is expected to optimise, to pass through the rejection protocol, and to train under."""
+
+    optimised: float = 0
+    filtered: float = 0
+    evaluated: float = 0
+
+
 @dataclass(frozen=True)
 class Method:
     """One method: a row of the registry.
@@ -161,6 +169,7 @@ class Method:
         colour: place in seaborn's colour-blind palette, for figures.
         state: type of its state.
         generations: (config) -> how many generations it has, at most; None if it has none.
+        work: (config) -> what a search is expected to cost, for `evomal_core.cost_model`.
     """
 
     name: str
@@ -168,6 +177,7 @@ class Method:
     colour: int
     state: type[SearchState] = SearchState
     generations: Callable[[Config], int] | None = None
+    work: Callable[[Config], Work] | None = None
 
 
 def tell(

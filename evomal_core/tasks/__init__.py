@@ -36,14 +36,14 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
     return DATASETS[name].load(folder, Protocol.parse(protocol)).to(device, dtype)
 
 
-def _tabular(name: str) -> DataSet:
+def _tabular(name: str, features: int, *instances: int) -> DataSet:
     def load(folder: Path, protocol: Protocol) -> Task:
         return _task(name, tabular.split(*tabular.load_table(name, folder), protocol["split"]), classification=False)
 
-    return DataSet(load, classification=False)
+    return DataSet(load, classification=False, shape=(features,), instances=instances)
 
 
-def _images(name: str, read: Callable[..., Images], settings: dict, budgets: dict, stand_in=False) -> DataSet:
+def _images(name: str, read: Callable[..., Images], settings: dict, budgets: dict, **facts) -> DataSet:
     def load(folder: Path, protocol: Protocol) -> Task:
         released = name == "svhn" and protocol["svhn"] == "100"
         images = read(folder, released) if released else read(folder)
@@ -52,7 +52,7 @@ def _images(name: str, read: Callable[..., Images], settings: dict, budgets: dic
         augmented = ("train", *(part for part, on in also if on)) if images.augmentation else ()
         return _task(name, parts, classification=True, augmented=augmented, **rest)
 
-    return DataSet(load, True, settings, budgets, stand_in)
+    return DataSet(load, True, settings, budgets, **facts)
 
 
 def _task(name: str, parts: dict, **settings) -> Task:
@@ -62,12 +62,16 @@ def _task(name: str, parts: dict, **settings) -> Task:
 
 PLAIN_SGD = {"base_momentum": 0.0, "base_nesterov": False, "base_weight_decay": 0.0}  # of MNIST [R]
 FEWER_REJECTION_STEPS = {"paper": {"rejection_steps": 100}}  # of MNIST [R]
-DATASETS.update({name: _tabular(name) for name in ("diabetes", "boston", "california")})
-DATASETS["mnist"] = _images("mnist", mnist.load, PLAIN_SGD, FEWER_REJECTION_STEPS)
 LONG = {"paper": {"test_steps": 150_000, "test_milestones": (100_000, 135_000)}}  # CIFAR-10, CIFAR-100, SVHN [R]
-DATASETS["cifar10"] = _images("cifar10", cifar.load_cifar10, {}, LONG)
-DATASETS["cifar100"] = _images("cifar100", cifar.load_cifar100, {}, LONG)
-DATASETS["svhn"] = _images("svhn", svhn.load, {}, LONG)
+GREY = {"shape": (1, 28, 28), "outputs": 10, "instances": (54_000, 6_000, 10_000)}
+COLOUR = {"shape": (3, 32, 32), "outputs": 10, "instances": (45_000, 5_000, 10_000)}
+DATASETS["diabetes"] = _tabular("diabetes", 10, 265, 88, 89)
+DATASETS["boston"] = _tabular("boston", 13, 303, 101, 102)
+DATASETS["california"] = _tabular("california", 8, 12_384, 4_128, 4_128)
+DATASETS["mnist"] = _images("mnist", mnist.load, PLAIN_SGD, FEWER_REJECTION_STEPS, **GREY)
+DATASETS["cifar10"] = _images("cifar10", cifar.load_cifar10, {}, LONG, **COLOUR)
+DATASETS["cifar100"] = _images("cifar100", cifar.load_cifar100, {}, LONG, **COLOUR | {"outputs": 100})
+DATASETS["svhn"] = _images("svhn", svhn.load, {}, LONG, **COLOUR | {"instances": (65_931, 7_326, 26_032)})
 DATASETS["digits"] = _images("digits", digits.load, PLAIN_SGD, FEWER_REJECTION_STEPS, stand_in=True)
 
 

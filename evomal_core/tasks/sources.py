@@ -26,6 +26,20 @@ def find_file(folder: Path, *names: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
+_offline = False
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Within this block nothing is downloaded: a data set that is not on disk is unavailable at once."""
+    global _offline
+    before, _offline = _offline, True
+    try:
+        yield
+    finally:
+        _offline = before
+
+
 @contextlib.contextmanager
 def download(missing: str, remedy: str, beside: Path | None = None) -> Iterator[str]:
     """A scratch folder to download into, which goes away afterwards; the wait for a server is limited.
@@ -39,6 +53,8 @@ def download(missing: str, remedy: str, beside: Path | None = None) -> Iterator[
     Raises:
         DataUnavailable: anything that went wrong inside: the network, the disk, or an unexpected answer.
     """
+    if _offline:
+        raise DataUnavailable(f"{missing} (nothing is to be downloaded). {remedy}")
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # of libraries that set no limit of their own
     try:

@@ -21,6 +21,7 @@ from ..checks import check
 from ..config import Config
 from ..losses.elementwise import check_target
 from ..models.forward import rearranged
+from ..models.mixed_precision import MixedPrecision
 from ..models.random_layers import seeded
 from . import batches, sgd
 from .acceleration import accelerated
@@ -167,7 +168,7 @@ def run_trial(
     if not losses:
         return []
     with streams.computing(), torch.enable_grad():
-        problem = Problem.of(problem)
+        problem = Problem.of(problem, config)
         if trial.learning_rate is not None:
             config = replace(config, base_learning_rate=trial.learning_rate)
         kept = Checkpoint(checkpoint, _identity(losses, problem, config, seed, trial)) if checkpoint else None
@@ -221,6 +222,7 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
         outcome.errors = errors
         if trial.keep_models and model is not None:
             usual = accelerated("usual_layers")
+            model = model.model if isinstance(model, MixedPrecision) else model
             outcome.model = (usual(model) if usual else model).eval()
     if kept:
         kept.finish(outcomes)

@@ -19,6 +19,7 @@ from ..checks import check, check_choice
 from ..config import ENGINES, Config
 from ..losses.elementwise import check_target
 from ..models.forward import random_layers
+from ..models.mixed_precision import MixedPrecision
 from ..models.random_layers import seeded
 from .acceleration import FORMS, accelerated
 from .problem import Problem
@@ -61,6 +62,7 @@ def meta_gradient(
         shape = "(B,) of class indices or (B, C) of values"
         check(y.ndim == (2 if y.is_floating_point() else 1), "a batch's target", shape, tuple(y.shape))
     check(any(True for _ in loss.parameters()), "loss", "a module with parameters", type(loss).__name__)
+    model = MixedPrecision(model) if config.autocast else model
     with streams.computing():
         seeds: list[int | None] = [None] * (len(train) + 1)
         if random_layers(model, train[0][0]):
@@ -121,7 +123,7 @@ def optimise_losses(losses: Sequence[nn.Module], problems: Sequence, config: Con
     if not losses:
         return []
     with streams.computing():
-        return _optimise(losses, [Problem.of(problem) for problem in problems], config, seed)
+        return _optimise(losses, [Problem.of(problem, config) for problem in problems], config, seed)
 
 
 def _optimise(losses: Sequence[nn.Module], problems: list[Problem], config: Config, seed: int) -> list[bool]:

@@ -1,0 +1,194 @@
+"""What runs will cost: expected hours of any cells on this machine, from a few timed steps of each kind.
+
+A cell's work is counted in four kinds of steps, whose numbers its method's row tells (`Method.work`): meta-gradients, steps
+of the rejection protocol, steps of base training, and instances on which trained models are measured. Each kind is timed
+here, on the cell's own base model, batch size and data; random images of the data set's shape stand in where the data
+cannot be had. How many candidates reach which filter differs from search to search, so an estimate is good to a factor of
+1.5, not better.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from .checks import check
+from .config import Config
+from .experiments.cell import Cell
+from .experiments.run import prepared
+from .losses.meta_network import MetaLoss
+from .registry import DATASETS, METHODS
+from .search.filters import Probe, improvement
+from .search.state import Work
+from .tasks import DataUnavailable, Task, find_device, load_task, sources
+from .tasks.task import PARTS
+from .training import Trial, evaluate, optimise_losses, run_trial
+
+# Losses of the size that searches have, none of which diverges
+CLASSES = ("abs(log(mul(y, f)))", "square(aq(sub(y, f), add(f, abs(y))))", "sub(tanh(mul(f, f)), mul(y, log(f)))")
+VALUES = (
+    "square(sub(y, f))",
+    "abs(sub(y, tanh(add(f, f))))",
+    "sqrt(add(square(sub(f, y)), abs(mul(1, tanh(sub(y, f))))))",
+)
+BRIEF = 0.5  # seconds from which one timing is long enough
+MEASURED = 200  # instances on which a model is timed
+STAND_IN = 2_000  # random instances of each part, at most, where the data cannot be had
+
+
+class Rates(NamedTuple):
+    """Seconds of one step of each kind: a loss's meta-gradient, rejection step, step of fitness and of meta-testing, and
+    the measurement of one instance; and how many instances each part has."""
+
+    meta: float
+    filter: float
+    fitness: float
+    test: float
+    instance: float
+    sizes: dict[str, int]
+
+
+def estimate(cells: Iterable[Cell], data_dir=None, device: str = "auto", test: bool = True) -> list[float]:
+    """Expected hours of each cell on this machine, from the search's beginning to the record, one cell at a time.
+
+    Nothing is downloaded. Records that are there already are not looked for: see `find_run`. The steps are timed in this
+    process, with the number of threads that `run_cell` would use; a very slow step is timed on a smaller batch.
+
+    Args:
+        test: whether meta-testing counts; without it the hours are those of Table V.
+
+    Raises:
+        ValueError: something that is no cell, or a method whose row does not tell its work.
+    """
+    cells, known, hours = list(cells), {}, []
+    for cell in cells:
+        check(isinstance(cell, Cell), "cells", "a list of Cells, like [Cell('diabetes', 'mlp', 'evomal')]", repr(cell))
+        check(METHODS[cell.method].work, f"Method.work of {cell.method}", "a function of the Config", "None")
+        seconds = _seconds_of_search(cell.search, known, data_dir, device)
+        if test:
+            config = Config.for_cell(cell)
+            rates = _rates(cell, known, data_dir, device)
+            seconds += config.test_steps * rates.test + _instances(rates, config, PARTS) * rates.instance
+        hours.append(seconds / 3600)
+    return hours
+
+
+def _seconds_of_search(cell: Cell, known: dict, data_dir, device) -> float:
+    config = Config.for_cell(cell)
+    work: Work = METHODS[cell.method].work(config)
+    if not any(work):
+        return 0.0
+    rates = _rates(cell, known, data_dir, device)
+    measured = _instances(rates, config, ("validation",)) * rates.instance
+    return (
+        work.optimised * config.meta_steps * rates.meta
+        + work.filtered * config.rejection_steps * rates.filter
+        + work.evaluated * (config.fitness_steps * rates.fitness + measured)
+    )
+
+
+def _instances(rates: Rates, config: Config, parts: Iterable[str]) -> int:
+    most = config.evaluation_instances
+    return sum(min(rates.sizes[part], most) if most else rates.sizes[part] for part in parts)
+
+
+def _rates(cell: Cell, known: dict, data_dir, device) -> Rates:
+    """The rates of a cell's base model, timed once for all methods."""
+    config = Config.for_cell(cell)
+    key = (
+        cell.dataset,
+        cell.model,
+        cell.protocol,
+        config.batch_size,
+        config.inner_steps,
+        config.dtype,
+        config.autocast,
+    )
+    if key not in known:
+        row = DATASETS[cell.dataset]
+        try:
+            with sources.offline():
+                task = load_task(cell.dataset, cell.protocol, data_dir, device, config.dtype)
+        except DataUnavailable:
+            if not row.shape:
+                raise
+            task = random_task(cell.dataset, config.dtype).to(find_device(device))
+        # Parts whose images are cropped and flipped, such as the training part of CIFAR, are not measured.
+        instances = row.instances if any(row.instances) else [len(getattr(task, part)[0]) for part in PARTS]
+        sizes = {part: 0 if part in task.augmented else n for part, n in zip(PARTS, instances, strict=True)}
+        with prepared(cell, (data_dir, device), {}, task) as (problem, config):
+            known[key] = timed(problem, config, sizes)
+    return known[key]
+
+
+def random_task(name: str, dtype: str = "float32") -> Task:
+    """Random instances of a data set's shape, on the CPU; at most `STAND_IN` a part."""
+    row, draw = DATASETS[name], torch.Generator().manual_seed(0)
+
+    def part(instances: int) -> tuple[torch.Tensor, torch.Tensor]:
+        n = min(instances, STAND_IN)
+        x = torch.randn(n, *row.shape, generator=draw, dtype=getattr(torch, dtype))
+        if row.classification:
+            return x, torch.randint(row.outputs, (n,), generator=draw)
+        return x, torch.randn(n, 1, generator=draw, dtype=x.dtype)
+
+    parts = {name: part(n) for name, n in zip(PARTS, row.instances, strict=True)}
+    augmented = ("train",) if len(row.shape) == 3 and row.shape[0] == 3 else ()  # colour images
+    return Task(name, **parts, classification=row.classification, outputs=row.outputs, augmented=augmented)
+
+
+def timed(problem, config: Config, sizes: dict[str, int]) -> Rates:
+    """The rates of a problem under a configuration, each from at least half a second or two steps of work."""
+    kinds = CLASSES if problem.task.classification else VALUES
+    losses = [MetaLoss(text, None, problem.task.classification) for text in kinds]
+    losses = [loss.to(device=problem.task.device, dtype=problem.task.dtype) for loss in losses]
+    size, slow = _affordable(losses[0], problem, config)
+    small, scale = replace(config, batch_size=size), config.batch_size / size
+    losses = losses[:1] if slow else losses
+    count, probe = len(losses), Probe.of(problem, config, 0)
+
+    def train(steps: int, of: int) -> None:
+        run_trial(losses[:of], problem, small, 0, Trial("fitness", steps, (0,), parts=()))
+
+    meta = _a_step(lambda n: optimise_losses(losses, [problem], replace(small, meta_steps=n), 0))
+    filtering = _a_step(lambda n: improvement(losses, probe, replace(config, rejection_steps=n)))
+    fitness = _a_step(lambda n: train(n, count))
+    test = fitness if slow else _a_step(lambda n: train(n, 1))
+    model, seed = problem.model, 0 if problem.draws else None
+    measured = _seconds(lambda: evaluate(model, problem.task, "validation", MEASURED, seed))
+    instance = measured / min(MEASURED, len(problem.task.validation[0]))
+    return Rates(meta * scale / count, filtering / count, fitness * scale / count, test * scale, instance, sizes)
+
+
+def _affordable(loss, problem, config: Config) -> tuple[int, bool]:
+    """(batch size at which steps are timed, whether a step takes long even so): the configuration's, or a part of it."""
+    size, trial = min(4, config.batch_size), Trial("fitness", 1, (0,), parts=())
+    while True:
+        small = replace(config, batch_size=size)
+        seconds = _seconds(partial(run_trial, [loss], problem, small, 0, trial))
+        if seconds > BRIEF or size == config.batch_size:
+            return size, seconds > BRIEF
+        size = min(4 * size, config.batch_size)
+
+
+def _a_step(run: Callable[[int], object]) -> float:
+    """Seconds of one step of `run(steps)`; what comes before the first step is subtracted unless a step takes long."""
+    steps, first = 1, min(_seconds(partial(run, 1)) for _ in range(2))
+    if first > BRIEF:
+        return first
+    while True:
+        steps *= 4
+        seconds = _seconds(partial(run, 1 + steps))
+        if seconds > BRIEF or steps >= 4096:
+            return max(seconds - first, seconds / 10) / steps
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
