@@ -20,9 +20,8 @@ from .config import Config
 from .experiments.cell import Cell
 from .experiments.run import prepared
 from .losses.meta_network import MetaLoss
-from .registry import DATASETS, METHODS
+from .registry import DATASETS, METHODS, Work
 from .search.filters import Probe, improvement
-from .search.state import Work
 from .tasks import DataUnavailable, Task, find_device, load_task, sources
 from .tasks.task import PARTS
 from .training import Trial, evaluate, optimise_losses, run_trial

@@ -5,7 +5,7 @@ A new data set, base model or method is one more row; tables, checks, progress a
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,19 @@ class DataSet:
     def settings_for(self, budget: str) -> dict[str, Any]:
         """All fields of `Config` that the data set sets under a budget."""
         return {**self.settings, **self.budgets.get(budget, {})}
+
+
+class Work(NamedTuple):
+    """How many losses a search is expected to optimise, to pass through the rejection protocol, and to train under."""
+
+    optimised: float = 0
+    filtered: float = 0
+    evaluated: float = 0
+
+    @staticmethod
+    def of_shares(*shares: float) -> "Callable[[Any], Work]":
+        """(config) -> the work of a search, from such shares of all its candidates."""
+        return lambda config: Work(*(config.population * config.generations * share for share in shares))
 
 
 DATASETS: dict[str, DataSet] = {}

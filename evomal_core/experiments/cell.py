@@ -17,7 +17,8 @@ class Cell:
         budget: "smoke", "quick" or "paper", optionally with overrides: "quick+generations=10".
         protocol: "paper" or "released", optionally with switches: "paper+elitism=off".
         source: "cifar10/allcnnc" takes the loss of that data set's and model's search, whose method, seed, budget and
-            protocol are the same, and tests it here (transfer, section V-C); None for a search of its own.
+            protocol are the same, and tests it here (transfer, section V-C); "cifar10/allcnnc/2" takes that of the search
+            of seed 2. None for a search of its own.
 
     Raises:
         ValueError: an unknown name, with its near miss. Equal runs have equal names: switches and overrides that say
@@ -50,31 +51,48 @@ class Cell:
         object.__setattr__(self, "source", self._checked_source())
 
     def _checked_source(self) -> str | None:
-        if not self.source or self.source == f"{self.dataset}/{self.model}":
-            return None
-        dataset, _, model = str(self.source).partition("/")
+        parts = str(self.source or f"{self.dataset}/{self.model}").split("/")
+        good = len(parts) in (2, 3) and all(seed.isdecimal() for seed in parts[2:])
+        check(good, "source", "data set/model or data set/model/seed", repr(self.source))
+        dataset, model, seed = self._origin
         check_choice("data set of the source", dataset, DATASETS)
         check_choice("model of the source", model, MODELS)
         kinds = {True: "classification", False: "regression"}
         here, there = (kinds[DATASETS[name].classification] for name in (self.dataset, dataset))
         check(here == there, f"source of {self.dataset}", f"a data set of {here}", f"{dataset}, of {there}")
-        return self.source
+        own_task, own_seed = (dataset, model) == (self.dataset, self.model), int(seed) == self.seed
+        source = f"{dataset}/{model}" if own_seed else f"{dataset}/{model}/{int(seed)}"
+        return None if own_task and own_seed else source
+
+    @property
+    def _origin(self) -> list[str]:
+        """Data set, model and seed of the search, as text."""
+        own = [self.dataset, self.model, str(self.seed)]
+        given = str(self.source).split("/") if self.source else []
+        return given + own[len(given) :]
+
+    @property
+    def transferred(self) -> bool:
+        """Is the loss tested on another data set or model than it was searched on?"""
+        return self._origin[:2] != [self.dataset, self.model]
 
     @property
     def search(self) -> "Cell":
         """The cell that names the search alone: what concerns testing is left out."""
-        dataset, model = self.source.split("/") if self.source else (self.dataset, self.model)
+        dataset, model, seed = self._origin
         budget, *changes = self.budget.split("+")
         kept = [change for change in changes if change.split("=")[0] not in TESTING]
-        return replace(self, dataset=dataset, model=model, budget="+".join([budget, *kept]), source=None)
+        where = {"dataset": dataset, "model": model, "seed": int(seed), "source": None}
+        return replace(self, budget="+".join([budget, *kept]), **where)
 
     @property
     def test(self) -> str:
-        """Name of the test among those of its search: "fresh", "fresh+test_steps=10000", "cifar100-allcnnc-search"."""
+        """Name of the test among those of its search: "fresh", "fresh+test_steps=10000", "cifar100-allcnnc-search-seed1"."""
         changes = [change for change in self.budget.split("+")[1:] if change.split("=")[0] in TESTING]
         start = Config.for_cell(self).test_start
         name = "+".join([start, *(change for change in changes if not change.startswith("test_start="))])
-        return f"{self.dataset}-{self.model}-{name}" if self.source else name
+        name = f"{self.dataset}-{self.model}-{name}" if self.transferred else name
+        return name if self.search.seed == self.seed else f"{name}-seed{self.seed}"
 
     def with_overrides(self, overrides: dict | None) -> "Cell":
         """The same cell with counts or settings changed, which stand in its budget's or protocol's name."""
@@ -82,10 +100,8 @@ class Cell:
         return replace(self, budget="+".join([self.budget, *changes])) if changes else self
 
     def __lt__(self, other: "Cell") -> bool:
-        return self._key() < other._key()
-
-    def _key(self) -> tuple:
-        return tuple(value or "" if name == "source" else value for name, value in asdict(self).items())
+        mine, theirs = (list(asdict(replace(cell, source=None)).values()) for cell in (self, other))
+        return (mine[:-1], self.source or "") < (theirs[:-1], other.source or "")
 
     def __str__(self) -> str:
         loss_of = f", loss of {self.source}" if self.source else ""

@@ -49,9 +49,8 @@ def ask(state: GeneticState, config: Config, seed: int, fresh: bool = False) -> 
     """
     stream = streams.integer(seed, "genetic", state.generation)
     if fresh or not state.population:
-        return [
-            str(tree) for tree in expression.grow(stream, config.initial_height, config.population, config.operators)
-        ]
+        grown = expression.grow(stream, config.initial_height, config.population, config.operators)
+        return list(map(str, grown))
     with streams.global_generators(stream):
         return _offspring(state.population, config)
 

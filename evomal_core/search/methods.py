@@ -6,19 +6,14 @@ from functools import partial
 from .. import streams
 from ..checks import check, check_choice
 from ..config import Config
-from ..registry import METHODS
+from ..registry import METHODS, Work
 from ..training.problem import problems_of
 from . import baseline, cma_es, genetic, glo, ml3, tuned
-from .state import Method, Result, SearchState, Work, claim, origin_of
+from .state import Method, Result, SearchState, claim, origin_of
 
 
 def _generations(config: Config) -> int:
     return config.generations
-
-
-def _shares(new: float, trained: float, learned: bool = True) -> Callable[[Config], Work]:
-    """Work from the shares of all candidates that are new to the archive, and that reach the fitness evaluation."""
-    return lambda c: Work(*(c.population * c.generations * share for share in (new * learned, new, trained)))
 
 
 # The shares are those of the committed records (14 to 80 searches a method): 0.48 to 0.59 of EvoMAL's candidates are trained
@@ -28,11 +23,11 @@ ROWS = (
     Method("baseline", baseline.search, 7, work=lambda c: Work()),
     Method("tuned", tuned.search, 5, tuned.TunedState, work=lambda c: Work(evaluated=len(tuned.LEARNING_RATES))),
     Method("ml3", ml3.search, 6, work=lambda c: Work(optimised=1)),
-    Method("taylorglo", cma_es.search, 4, cma_es.CmaState, _generations, _shares(0, 1)),
-    genetic_method("gp-lfl", partial(genetic.search, learn_weights=False), 1, work=_shares(0.75, 0.27, learned=False)),
-    Method("glo", glo.search, 3, glo.GloState, glo.most_generations, _shares(0.75, 1, learned=False)),
-    genetic_method("evomal", genetic.search, 0, work=_shares(0.75, 0.45)),
-    genetic_method("random", partial(genetic.search, fresh=True), 2, work=_shares(1, 0.26)),
+    Method("taylorglo", cma_es.search, 4, cma_es.CmaState, _generations, Work.of_shares(0, 0, 1)),
+    genetic_method("gp-lfl", partial(genetic.search, learn_weights=False), 1, work=Work.of_shares(0, 0.75, 0.27)),
+    Method("glo", glo.search, 3, glo.GloState, glo.most_generations, Work.of_shares(0, 0.75, 1)),
+    genetic_method("evomal", genetic.search, 0, work=Work.of_shares(0.75, 0.75, 0.45)),
+    genetic_method("random", partial(genetic.search, fresh=True), 2, work=Work.of_shares(1, 1, 0.26)),
 )
 METHODS.update({row.name: row for row in ROWS})
 

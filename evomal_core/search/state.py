@@ -5,14 +5,14 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 
 from .. import files
 from ..checks import check, check_choice
 from ..config import NOT_IDENTITY, TESTING, Config
-from ..registry import METHODS
+from ..registry import METHODS, Work
 from ..training.problem import Problem
 
 # How a member of a population came by its fitness
@@ -149,14 +149,6 @@ class Result:
     learning_rate: float | None
     leaders: tuple[Leader, ...]
     state: SearchState
-
-
-class Work(NamedTuple):
-    """How many losses a search is expected to optimise, to pass through the rejection protocol, and to train under."""
-
-    optimised: float = 0
-    filtered: float = 0
-    evaluated: float = 0
 
 
 @dataclass(frozen=True)

@@ -296,11 +296,9 @@ class Checkpoint:
         except Exception as error:
             raise ValueError(f"{self.path}: expected the checkpoint of a trial, got {error}; remove it") from None
         with file:
-            if (facts.get("schema"), facts.get("identity")) != (CHECKPOINT_SCHEMA, self.identity):
-                got = f"{facts.get('identity')}, schema {facts.get('schema')}"
-                raise ValueError(
-                    f"{self.path}: expected the trial {self.identity}, schema {CHECKPOINT_SCHEMA}; got {got}"
-                )
+            got, want = facts.get("identity"), self.identity
+            if (got, facts.get("schema")) != (want, CHECKPOINT_SCHEMA):
+                raise ValueError(f"{self.path}: expected the trial {want}, schema {CHECKPOINT_SCHEMA}; got {got}")
             self.tensors = {name: file.get_tensor(name) for name in file.keys()}
         self.step = facts["step"]
         self.outcomes = [[_outcome(o) for o in of_start] for of_start in facts["outcomes"]]

@@ -77,7 +77,8 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
 
     Args:
         also: what `run_grid` returned. Runs that could not be made have no record, and stand in the table as such.
-        transferred: collect tests of losses on another task than that of their search, instead of those on their own task.
+        transferred: collect tests of losses on another task than that of their search, instead of those on their own task
+            from initial weights and batches of the search's seed.
     """
     reference, damaged = store.read_runs(reference_dir or REFERENCE)
     own, more = store.read_runs(store.results_dir(results_dir))
