@@ -89,7 +89,9 @@ def alphas(points: int = POINTS) -> list[float]:
 
 
 @torch.no_grad()
-def measured(model: torch.nn.Module, task: ec.Task, part: str = "test", instances: int = INSTANCES) -> tuple[float, float]:
+def measured(
+    model: torch.nn.Module, task: ec.Task, part: str = "test", instances: int = INSTANCES
+) -> tuple[float, float]:
     """(task loss, performance metric) of a model in evaluation mode on the first `instances` of a part; 0 stands for all."""
     size = EVALUATION_BATCH // 10 if task.moments else EVALUATION_BATCH
     outputs, y = zip(*((model(x), y) for x, y in batches.in_order(task, part, size, instances)), strict=True)
@@ -163,7 +165,9 @@ def read(path, source: str = "own") -> Landscape:
         check(same, "flatness", f"what the values give, {again}", kept)
         own = path_of(found.cell, "", data["kind"]).parts[-5:]
     if path.parts[-5:] != own:
-        raise store.RecordError(f"{path} is of another run, {found.cell}, and belongs at {'/'.join(own)}; move it there")
+        raise store.RecordError(
+            f"{path} is of another run, {found.cell}, and belongs at {'/'.join(own)}; move it there"
+        )
     return found
 
 
@@ -227,7 +231,9 @@ def _kept(run: store.Run, kind: str, results_dir, reference_dir) -> Landscape | 
             if found.data["loss"] == digest:
                 return found
             if source == "own":
-                raise store.RecordError(f"{path} is of another loss than {run.cell} has; move it away, or use force=True")
+                raise store.RecordError(
+                    f"{path} is of another loss than {run.cell} has; move it away, or use force=True"
+                )
     return None
 
 
@@ -263,8 +269,8 @@ def of_model(
 ) -> dict:
     """The part of a file that concerns a model: directions, points, and the values of loss and error.
 
-    A "slice" has the directions 0 to 2 of the seed and values (3, P); a "contour" has the directions 0 and 1 and values (P, P),
-    in which direction 0 runs along a row.
+    A "slice" has the directions 0 to 2 of the seed and values (3, P). A "contour" has the directions 0 and 1 and values
+    (P, P), in which direction 0 runs along a row.
     """
     places, steps = list(range(DIRECTIONS if kind == "slice" else 2)), alphas(points)
     directions = [direction(model, seed, k) for k in places]
