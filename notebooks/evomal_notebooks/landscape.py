@@ -28,7 +28,7 @@ import evomal_core as ec
 from evomal_core import files, streams
 from evomal_core.checks import check
 from evomal_core.experiments import store
-from evomal_core.machine import environment
+from evomal_core.machine import ROOT, environment
 from evomal_core.tasks import find_device
 from evomal_core.training import batches
 from evomal_core.training.trial import EVALUATION_BATCH
@@ -297,5 +297,5 @@ def collect(results_dir=None, kind: str = "slice", reference_dir=None) -> tuple[
             try:
                 found.append(read(path, source))
             except store.RecordError as error:
-                damaged.append(str(error))
+                damaged.append(str(error).replace(f"{ROOT}/", ""))
     return found, damaged
