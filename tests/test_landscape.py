@@ -1,6 +1,7 @@
 """Directions, slices and their files, and what the tables say, against answers that are known."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -146,9 +147,11 @@ def test_a_plane_holds_the_slices_of_its_two_directions(quadratic):
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory):
-    """(results_dir, the landscapes of a small cell, what was said)."""
+    """(results_dir, the landscapes of a small cell, what was said); every landscape of this module has five points."""
     folder, said = tmp_path_factory.mktemp("results"), []
-    return folder, landscape.compute([CELL], folder, say=said.append, reference_dir=folder / "none"), said
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(landscape, "of_model", functools.partial(landscape.of_model, points=5))
+        yield folder, landscape.compute([CELL], folder, say=said.append, reference_dir=folder / "none"), said
 
 
 def test_a_landscape_is_of_the_model_of_the_record_and_is_read_back_equal(computed):
@@ -254,11 +257,13 @@ def test_the_table_and_the_comparison_are_paired_over_seeds():
     assert list(found["method"]) == ["baseline"] * 3 + ["evomal"] * 4
     assert list(found["rise"][:3]) == pytest.approx([1.0, 1.1, 1.2]) and set(found["loss"]) == {0.5}
     (line,) = flatness.flatter(found)
-    assert line.startswith("own, diabetes, mlp (smoke, paper): rise of evomal − baseline -0.2000, 95 % interval")
-    assert line.endswith("smaller in 3 of n = 3: flatter")
-    assert flatness.flatter(found, "baseline", "evomal")[0].endswith("smaller in 0 of n = 3: sharper")
+    assert line.startswith("own, diabetes, mlp (smoke, paper): evomal's landscape is flatter than baseline's")
+    assert "difference of the rise of the task loss -0.2000, 95 % interval [-0.2000" in line and "3 of n = 3" in line
+    (line,) = flatness.flatter(found, "baseline", "evomal")
+    assert "baseline's landscape is sharper than evomal's" in line and "smaller in 0 of n = 3" in line
     assert flatness.flatter(found, other="random") == ["evomal and random have no seed in common yet."]
-    assert "no interval, fewer than 3 pairs" in flatness.flatter(found[found["seed"] < 2])[0]
+    (line,) = flatness.flatter(found[found["seed"] < 2], value="error_rise")
+    assert "is open (difference of the rise of the error" in line and "no interval with fewer than 3 pairs" in line
     shown = flatness.display(found)
     assert list(shown["n"]) == [3, 4] and list(shown["rise of the loss"]) == ["1.1000", "0.9500"]
 
@@ -302,7 +307,10 @@ def test_correlations_and_words_never_pool_sources():
     own, reference = flatness.correlations(found).sort_values("source").itertuples()
     assert (reference.n, reference.rho, reference.finding) == (7, pytest.approx(1), "together") and own.n == 8
     words = flatness.correlation_words(flatness.correlations(found))
-    assert any("rho of rise and test_metric +1.00, 95 % interval [+1.00, +1.00], n = 7: together" in w for w in words)
+    assert words[0] == (
+        "reference, diabetes, mlp (smoke, paper): the test error is the larger, the larger the rise of the task loss "
+        "(rho +1.00, 95 % interval [+1.00, +1.00], n = 7)"
+    )
     assert flatness.correlation_words(flatness.correlations(found[:2])) == ["No task has three runs yet."]
     assert flatness.reproduced(found).startswith("15 of 15 models")
     found.loc[0, "recorded"] += 0.25
@@ -319,8 +327,12 @@ def test_figures_have_their_panels(computed):
     assert names == ["baseline, n = 2", "evomal, n = 2"]
     (axis,) = flatness.against_error(flatness.table(some, radius=1)).axes
     assert "n = 4" in axis.get_title() and len(axis.collections) == 2
-    panel, bar = flatness.contours([computed[1][1]]).axes
-    assert panel.get_title().startswith("baseline, seed 3") and "task loss" in bar.get_ylabel()
+    plane = computed[1][1]
+    other = dataclasses.replace(plane, cell=dataclasses.replace(CELL, method="evomal"))
+    alone = dataclasses.replace(plane, cell=dataclasses.replace(CELL, seed=4))
+    first, second, bar = flatness.contours([other, plane, alone]).axes
+    assert first.get_title().startswith("baseline, seed 3") and second.get_title().startswith("evomal, seed 3")
+    assert "task loss" in bar.get_ylabel()
 
 
 def test_figures_of_nothing_say_so():

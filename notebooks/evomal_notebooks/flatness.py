@@ -20,7 +20,8 @@ from .plots import SHADES, colour, grid, style
 GROUP = ["source", *report.BLOCK]
 COLUMNS = [*report.KEYS, "seed", "source", "rise", "error_rise", "loss", "test_metric", "recorded", "weight_norm"]
 LEAST = 6  # runs from which a rank correlation has an interval
-FOUND = {"smaller": "flatter", "larger": "sharper", "open": "open"}
+NAMES = {"rise": "rise of the task loss", "error_rise": "rise of the error", "test_metric": "test error"}
+NAMES |= {"loss": "task loss at α = 0", "weight_norm": "norm of the weights"}
 
 
 def table(landscapes: Iterable[Landscape], radius: float = RADIUS) -> pandas.DataFrame:
@@ -41,9 +42,16 @@ def table(landscapes: Iterable[Landscape], radius: float = RADIUS) -> pandas.Dat
     found = pandas.DataFrame(rows, columns=COLUMNS)
     numbers = COLUMNS[len(report.KEYS) + 2 :]
     found[numbers] = found[numbers].astype(float).replace([np.inf, -np.inf], np.nan)
-    places = {name: place for place, name in enumerate(METHODS)}
-    order = found["method"].map(places)
-    return found.assign(order=order).sort_values([*GROUP, "order", "seed"]).drop(columns="order").reset_index(drop=True)
+    keys = found[[*GROUP, "method", "seed"]].itertuples(index=False, name=None)
+    order = [_order(key) for key in keys]
+    return found.iloc[sorted(range(len(found)), key=order.__getitem__)].reset_index(drop=True)
+
+
+def _order(key: tuple) -> tuple:
+    """A sort key of (source, data set, model, protocol, budget, method, seed) in the usual order."""
+    source, dataset, model, protocol, budget, method, seed = key
+    known = ((report.SOURCES, source), (list(DATASETS), dataset), (list(MODELS), model))
+    return (*(names.index(name) for names, name in known), protocol, budget, list(METHODS).index(method), seed)
 
 
 def curves(landscapes: Iterable[Landscape], name: str = "loss") -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -72,13 +80,22 @@ def display(found: pandas.DataFrame) -> pandas.DataFrame:
 def flatter(found: pandas.DataFrame, method: str = "evomal", other: str = "baseline", value: str = "rise") -> list[str]:
     """A line for each task, budget and protocol: is a method's landscape flatter than another's, paired over seeds?"""
     lines = []
-    for row in report.compare(found, method, [other], value).itertuples():
-        name = f"{row.source}, {row.dataset}, {row.model} ({row.budget}, {row.protocol})"
+    found = found.rename(columns={value: "value"})
+    for row in report.compare(found, method, [other], "value").itertuples():
+        verdict = {
+            "smaller": f"{method}'s landscape is flatter than {other}'s",
+            "larger": f"{method}'s landscape is sharper than {other}'s",
+            "open": f"which of {method}'s and {other}'s landscapes is flatter is open",
+        }[row.finding]
         ends = report.interval(row)
-        ends = f"no interval, {row.reason}" if ends == "–" else f"95 % interval {ends}"
+        ends = f"no interval with {row.reason}" if ends == "–" else f"95 % interval {ends}"
         numbers = f"{report.number(row.difference, '+')}, {ends}, smaller in {row.lower} of n = {row.n}"
-        lines.append(f"{name}: {value} of {method} − {other} {numbers}: {FOUND[row.finding]}")
+        lines.append(f"{_place(row)}: {verdict} (difference of the {NAMES[value]} {numbers})")
     return lines or [f"{method} and {other} have no seed in common yet."]
+
+
+def _place(row) -> str:
+    return f"{row.source}, {row.dataset}, {row.model} ({row.budget}, {row.protocol})"
 
 
 def rank_correlation(x, y, resamples: int = 2_000) -> dict:
@@ -92,19 +109,20 @@ def rank_correlation(x, y, resamples: int = 2_000) -> dict:
     pairs = pandas.DataFrame({"x": np.asarray(x, float), "y": np.asarray(y, float)}).dropna().to_numpy()
     low = high = rho = float("nan")
     if len(pairs) >= 3:
-        rho = _spearman(pairs)
+        rho = _spearman(pairs[None]).item()
     if len(pairs) >= LEAST and rho == rho:
-        generator = np.random.default_rng(0)
-        drawn = [_spearman(pairs[generator.integers(len(pairs), size=len(pairs))]) for _ in range(resamples)]
-        low, high = np.nanquantile(drawn, [0.025, 0.975])  # a sample of one pair alone has no correlation
+        drawn = np.random.default_rng(0).integers(len(pairs), size=(resamples, len(pairs)))
+        low, high = np.nanquantile(_spearman(pairs[drawn]), [0.025, 0.975])  # a constant sample has no correlation
     finding = "together" if low > 0 else "against" if high < 0 else "open"
     return {"n": len(pairs), "rho": float(rho), "low": float(low), "high": float(high), "finding": finding}
 
 
-def _spearman(pairs: np.ndarray) -> float:
-    """Spearman's rho of (n, 2) pairs; NaN where one side is constant."""
-    constant = (pairs == pairs[0]).all(0).any()
-    return float("nan") if constant else float(scipy.stats.spearmanr(*pairs.T).statistic)
+def _spearman(samples: np.ndarray) -> np.ndarray:
+    """Spearman's rho of each of the samples (R, n, 2), (R,); NaN where one side is constant."""
+    ranks = scipy.stats.rankdata(samples, axis=1)
+    apart = ranks - ranks.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return apart.prod(2).sum(1) / np.sqrt((apart**2).sum(1).prod(1))
 
 
 def correlations(found: pandas.DataFrame, x: str = "rise", y: str = "test_metric") -> pandas.DataFrame:
@@ -121,9 +139,14 @@ def correlation_words(rows: pandas.DataFrame) -> list[str]:
     """A line for each row of `correlations`."""
     lines = []
     for row in rows.itertuples():
-        name = f"{row.source}, {row.dataset}, {row.model} ({row.budget}, {row.protocol})"
+        x, y = NAMES[row.x], NAMES[row.y]
+        verdict = {
+            "together": f"the {y} is the larger, the larger the {x}",
+            "against": f"the {y} is the smaller, the larger the {x}",
+            "open": f"whether the {y} goes with the {x} is open",
+        }[row.finding]
         ends = f"95 % interval [{row.low:+.2f}, {row.high:+.2f}]" if row.low == row.low else "no interval"
-        lines.append(f"{name}: rho of {row.x} and {row.y} {row.rho:+.2f}, {ends}, n = {row.n}: {row.finding}")
+        lines.append(f"{_place(row)}: {verdict} (rho {row.rho:+.2f}, {ends}, n = {row.n})")
     return lines or ["No task has three runs yet."]
 
 
@@ -136,14 +159,15 @@ def reproduced(found: pandas.DataFrame) -> str:
 
 
 def blocks(landscapes: Iterable[Landscape]) -> dict[tuple, list[Landscape]]:
-    """(source, data set, model, protocol, budget) -> its landscapes, methods in the usual order; reference first."""
-    places = {name: place for place, name in enumerate(METHODS)}
+    """(source, data set, model, protocol, budget) -> its landscapes, all in the usual order, reference first."""
     result: dict[tuple, list[Landscape]] = {}
-    for each in landscapes:
-        result.setdefault((each.source, *(getattr(each.cell, name) for name in report.BLOCK)), []).append(each)
-    orders = report.SOURCES, list(DATASETS), list(MODELS)
-    keys = sorted(result, key=lambda key: ([order.index(v) for order, v in zip(orders, key, strict=False)], key))
-    return {key: sorted(result[key], key=lambda one: (places[one.cell.method], one.cell.seed)) for key in keys}
+    for each in sorted(landscapes, key=lambda each: _order(_key(each))):
+        result.setdefault(_key(each)[:5], []).append(each)
+    return result
+
+
+def _key(landscape: Landscape) -> tuple:
+    return (landscape.source, *(getattr(landscape.cell, name) for name in (*report.KEYS, "seed")))
 
 
 def title(key: tuple) -> str:
@@ -211,14 +235,16 @@ def against_error(found: pandas.DataFrame) -> Figure:
 
 @style()
 def contours(planes: Iterable[Landscape]) -> Figure:
-    """The task loss over two directions, a row for each task and seed and a panel a method; the levels of a row are the same.
+    """The task loss over two directions, a row for each task and seed and a panel a method.
 
-    The levels rise by equal factors from the lowest to the highest loss of the row.
+    The levels of a row are the same; they rise by equal factors from its lowest to its highest loss. A task and seed with one
+    method alone has no row.
     """
     groups: dict[tuple, list[Landscape]] = {}
     for key, some in blocks(planes).items():
-        for each in some:
-            groups.setdefault((*key, each.cell.seed), []).append(each)
+        for seed in dict.fromkeys(each.cell.seed for each in some):
+            if len(pair := [each for each in some if each.cell.seed == seed]) > 1:
+                groups[*key, seed] = pair
     columns = max(map(len, groups.values()), default=1)
     figure, axes = grid(columns * len(groups), columns, (3.5, 3.0))
     if not groups:
