@@ -198,7 +198,7 @@ def mean_curves(landscapes: Iterable[Landscape]) -> Figure:
     only, different ones for each method, and a single run has none.
     """
     groups = blocks(landscapes)
-    figure, axes = grid(2 * len(groups), 2, (3.9, 2.7))
+    figure, axes = grid(2 * len(groups), 2, (3.6, 2.4))
     if not groups:
         axes[0].text(0.5, 0.5, "no landscape", ha="center", va="center", transform=axes[0].transAxes)
     for row, (key, some) in enumerate(groups.items()):
@@ -218,7 +218,7 @@ def mean_curves(landscapes: Iterable[Landscape]) -> Figure:
 def against_error(found: pandas.DataFrame) -> Figure:
     """The test error against the rise, a dot a run, in a panel for each task, budget and protocol with three runs or more."""
     groups = {key: group for key, group in found.groupby(GROUP, sort=False) if group["rise"].count() >= 3}
-    figure, axes = grid(len(groups), 2, (4.2, 3.0))
+    figure, axes = grid(len(groups), 3, (3.4, 2.9))
     if not groups:
         axes[0].text(0.5, 0.5, "no task has three runs", ha="center", va="center", transform=axes[0].transAxes)
     for axis, (key, group) in zip(axes, groups.items(), strict=False):
@@ -246,7 +246,7 @@ def contours(planes: Iterable[Landscape]) -> Figure:
             if len(pair := [each for each in some if each.cell.seed == seed]) > 1:
                 groups[*key, seed] = pair
     columns = max(map(len, groups.values()), default=1)
-    figure, axes = grid(columns * len(groups), columns, (3.5, 3.0))
+    figure, axes = grid(columns * len(groups), columns, (2.9, 2.7))
     if not groups:
         axes[0].text(0.5, 0.5, "no plane", ha="center", va="center", transform=axes[0].transAxes)
     for row, (key, some) in enumerate(groups.items()):
