@@ -311,22 +311,22 @@ def test_correlations_and_words_never_pool_sources():
         "reference, diabetes, mlp (smoke, paper): the test error is the larger, the larger the rise of the task loss "
         "(rho +1.00, 95 % interval [+1.00, +1.00], n = 7)"
     )
-    assert flatness.correlation_words(flatness.correlations(found[:2])) == ["No task has three runs yet."]
+    assert flatness.correlation_words(flatness.correlations(found[:5])) == ["No task has six runs yet."]
     assert flatness.reproduced(found).startswith("15 of 15 models")
     found.loc[0, "recorded"] += 0.25
     assert flatness.reproduced(found).endswith("the largest difference is 0.2500")
 
 
 def test_figures_have_their_panels(computed):
-    some = [made_up(m, k, 1.0 + k, 0.2 + k) for m in ("baseline", "evomal") for k in range(2)]
+    some = [made_up(m, k, 1.0 + k, 0.2 + k) for m in ("baseline", "evomal") for k in range(3)]
     figure = flatness.mean_curves([*some, made_up("evomal", 0, 1.0, 0.2, "reference")])
     assert [axis.get_title() for axis in figure.axes] == ["diabetes, mlp, budget smoke"] * 2 + [
         "diabetes, mlp, budget smoke, own"
     ] * 2
     names = [text.get_text() for text in figure.axes[3].get_legend().get_texts()]
-    assert names == ["baseline, n = 2", "evomal, n = 2"]
+    assert names == ["baseline, n = 3", "evomal, n = 3"]
     (axis,) = flatness.against_error(flatness.table(some, radius=1)).axes
-    assert "n = 4" in axis.get_title() and len(axis.collections) == 2
+    assert "n = 6" in axis.get_title() and len(axis.collections) == 2
     plane = computed[1][1]
     other = dataclasses.replace(plane, cell=dataclasses.replace(CELL, method="evomal"))
     alone = dataclasses.replace(plane, cell=dataclasses.replace(CELL, seed=4))

@@ -19,7 +19,7 @@ from .plots import SHADES, colour, grid, style
 
 GROUP = ["source", *report.BLOCK]
 COLUMNS = [*report.KEYS, "seed", "source", "rise", "error_rise", "loss", "test_metric", "recorded", "weight_norm"]
-LEAST = 6  # runs from which a rank correlation has an interval
+LEAST = 6  # runs from which a rank correlation has an interval, and is shown
 NAMES = {"rise": "rise of the task loss", "error_rise": "rise of the error", "test_metric": "test error"}
 NAMES |= {"loss": "task loss at α = 0", "weight_norm": "norm of the weights"}
 
@@ -126,11 +126,11 @@ def _spearman(samples: np.ndarray) -> np.ndarray:
 
 
 def correlations(found: pandas.DataFrame, x: str = "rise", y: str = "test_metric") -> pandas.DataFrame:
-    """`rank_correlation` of two columns over the runs of each task, budget, protocol and source with at least three."""
+    """`rank_correlation` of two columns over the runs of each task, budget, protocol and source with at least six."""
     rows = []
     for key, group in found.groupby(GROUP, sort=False):
         result = rank_correlation(group[x], group[y])
-        if result["n"] >= 3:
+        if result["n"] >= LEAST:
             rows.append(dict(zip(GROUP, key, strict=True)) | {"x": x, "y": y} | result)
     return pandas.DataFrame(rows, columns=[*GROUP, "x", "y", "n", "rho", "low", "high", "finding"])
 
@@ -145,9 +145,9 @@ def correlation_words(rows: pandas.DataFrame) -> list[str]:
             "against": f"the {y} is the smaller, the larger the {x}",
             "open": f"whether the {y} goes with the {x} is open",
         }[row.finding]
-        ends = f"95 % interval [{row.low:+.2f}, {row.high:+.2f}]" if row.low == row.low else "no interval"
+        ends = f"95 % interval [{row.low:+.2f}, {row.high:+.2f}]"
         lines.append(f"{_place(row)}: {verdict} (rho {row.rho:+.2f}, {ends}, n = {row.n})")
-    return lines or ["No task has three runs yet."]
+    return lines or ["No task has six runs yet."]
 
 
 def reproduced(found: pandas.DataFrame) -> str:
@@ -216,11 +216,11 @@ def mean_curves(landscapes: Iterable[Landscape]) -> Figure:
 
 @style()
 def against_error(found: pandas.DataFrame) -> Figure:
-    """The test error against the rise, a dot a run, in a panel for each task, budget and protocol with three runs or more."""
-    groups = {key: group for key, group in found.groupby(GROUP, sort=False) if group["rise"].count() >= 3}
+    """The test error against the rise, a dot a run, in a panel for each task, budget and protocol with six runs or more."""
+    groups = {key: group for key, group in found.groupby(GROUP, sort=False) if group["rise"].count() >= LEAST}
     figure, axes = grid(len(groups), 3, (3.4, 2.9))
     if not groups:
-        axes[0].text(0.5, 0.5, "no task has three runs", ha="center", va="center", transform=axes[0].transAxes)
+        axes[0].text(0.5, 0.5, "no task has six runs", ha="center", va="center", transform=axes[0].transAxes)
     for axis, (key, group) in zip(axes, groups.items(), strict=False):
         for method, runs in group.groupby("method", sort=False):
             axis.scatter(runs["rise"], runs["test_metric"], 26, color=colour(method), label=method, ec="white", lw=0.5)
