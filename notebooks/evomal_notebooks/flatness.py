@@ -206,7 +206,7 @@ def mean_curves(landscapes: Iterable[Landscape]) -> Figure:
             for place, (method, runs) in enumerate((methods := by_method(some)).items()):
                 points, mean, spread, n = curves(runs, name)
                 how = {"color": colour(method), "lw": 1.6, "label": f"{method}, n = {n}"}
-                bars = {"errorevery": (place, max(3, len(methods))), "elinewidth": 1, "capsize": 2} if n > 1 else {}
+                bars = {"errorevery": (place, max(7, len(methods))), "elinewidth": 1, "capsize": 2} if n > 1 else {}
                 axis.errorbar(points, mean, spread if n > 1 else None, **how, **bars)
             label = "task loss" if name == "loss" else error_name(key[1])
             axis.set(title=title(key), xlabel="α", ylabel=f"{label}, test part", xlim=(-1, 1))
