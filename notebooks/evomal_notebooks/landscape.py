@@ -238,7 +238,10 @@ def _kept(run: store.Run, kind: str, results_dir, reference_dir) -> Landscape | 
 
 
 def _made(run: store.Run, kinds: Iterable[str], data_dir, device: str) -> dict[str, dict] | None:
-    """kind -> the contents of its file; None if there is no loss, or if the training diverges."""
+    """kind -> the contents of its file; None if there is no loss, or if the training diverges.
+
+    The seconds of a file are those from the start of the training to the last of its points.
+    """
     if run.loss is None:
         return None
     cell, config, start, threads = run.cell, ec.Config.for_cell(run.cell), time.perf_counter(), torch.get_num_threads()
