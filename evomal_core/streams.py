@@ -30,6 +30,7 @@ PURPOSES = (
     "split",  # (): a validation split; drawn with a seed of its own, the same for all runs
     "cma-es",  # (generation,)
     "evaluation",  # (first instance,): crops of a test or validation part that is augmented; seed 0, the same for all
+    "landscape",  # (direction,): a random direction in the weight space of a trained model (Fig. 7)
 )
 
 

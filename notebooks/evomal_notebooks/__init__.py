@@ -5,7 +5,7 @@
 `evomal_core` computes and keeps the results, and knows nothing of this package.
 """
 
-from . import audit, costs, operators, plots, report, searches, shapes
+from . import audit, costs, flatness, landscape, operators, plots, report, searches, shapes
 from .parameters import Parameters, read_parameters
 from .report import paper_loss
 
@@ -13,6 +13,8 @@ __all__ = [
     "Parameters",
     "audit",
     "costs",
+    "flatness",
+    "landscape",
     "operators",
     "paper_loss",
     "plots",
