@@ -33,7 +33,7 @@ VALUES = (
     "abs(sub(y, tanh(add(f, f))))",
     "sqrt(add(square(sub(f, y)), abs(mul(1, tanh(sub(y, f))))))",
 )
-BRIEF = 0.5  # seconds from which one timing is long enough
+BRIEF = 0.2  # seconds from which one timing is long enough
 MEASURED = 200  # instances on which a model is timed
 STAND_IN = 2_000  # random instances of each part, at most, where the data cannot be had
 
@@ -50,28 +50,31 @@ class Rates(NamedTuple):
     sizes: dict[str, int]
 
 
-def estimate(cells: Iterable[Cell], data_dir=None, device: str = "auto", test: bool = True) -> list[float]:
-    """Expected hours of each cell on this machine, from the search's beginning to the record, one cell at a time.
+class Hours(float):
+    """Hours of a run; `search` and `test` are its parts."""
+
+    def __new__(cls, search: float, test: float) -> "Hours":
+        made = super().__new__(cls, search + test)
+        made.search, made.test = search, test
+        return made
+
+
+def estimate(cells: Iterable[Cell], data_dir=None, device: str = "auto") -> list[Hours]:
+    """Expected hours of each cell on this machine, one cell at a time; `.search` of them are those of Table V.
 
     Nothing is downloaded. Records that are there already are not looked for: see `find_run`. The steps are timed in this
     process, with the number of threads that `run_cell` would use; a very slow step is timed on a smaller batch.
 
-    Args:
-        test: whether meta-testing counts; without it the hours are those of Table V.
-
     Raises:
         ValueError: something that is no cell, or a method whose row does not tell its work.
     """
-    cells, known, hours = list(cells), {}, []
+    known, hours = {}, []
     for cell in cells:
         check(isinstance(cell, Cell), "cells", "a list of Cells, like [Cell('diabetes', 'mlp', 'evomal')]", repr(cell))
         check(METHODS[cell.method].work, f"Method.work of {cell.method}", "a function of the Config", "None")
-        seconds = _seconds_of_search(cell.search, known, data_dir, device)
-        if test:
-            config = Config.for_cell(cell)
-            rates = _rates(cell, known, data_dir, device)
-            seconds += config.test_steps * rates.test + _instances(rates, config, PARTS) * rates.instance
-        hours.append(seconds / 3600)
+        config, rates = Config.for_cell(cell), _rates(cell, known, data_dir, device)
+        test = config.test_steps * rates.test + _instances(rates, config, PARTS) * rates.instance
+        hours.append(Hours(_seconds_of_search(cell.search, known, data_dir, device) / 3600, test / 3600))
     return hours
 
 
@@ -140,7 +143,7 @@ def random_task(name: str, dtype: str = "float32") -> Task:
 
 
 def timed(problem, config: Config, sizes: dict[str, int]) -> Rates:
-    """The rates of a problem under a configuration, each from at least half a second or two steps of work."""
+    """The rates of a problem under a configuration, each from at least a fifth of a second of work."""
     kinds = CLASSES if problem.task.classification else VALUES
     losses = [MetaLoss(text, None, problem.task.classification) for text in kinds]
     losses = [loss.to(device=problem.task.device, dtype=problem.task.dtype) for loss in losses]

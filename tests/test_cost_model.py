@@ -44,9 +44,10 @@ def test_hours_are_steps_times_their_seconds(fixed):
 def test_a_source_is_searched_there_and_tested_here(fixed):
     here = ec.Cell("mnist", "logistic", "tuned", 0, "quick", source="digits/logistic")
     with sources.offline():
-        (hours,), (search,) = ec.estimate([here]), ec.estimate([here], test=False)
+        (hours,) = ec.estimate([here])
     assert len({config.test_steps for config in fixed}) == 1
-    assert hours - search == pytest.approx((2_000 * 1e-1 + 1_110) / 3600)
+    assert hours.test == pytest.approx((2_000 * 1e-1 + 1_110) / 3600)
+    assert hours == hours.search + hours.test and hours.search > 0
 
 
 def test_fewer_instances_and_other_batches_count(fixed):

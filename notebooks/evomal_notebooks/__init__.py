@@ -5,7 +5,7 @@
 `evomal_core` computes and keeps the results, and knows nothing of this package.
 """
 
-from . import audit, costs, flatness, landscape, operators, plots, report, searches, shapes
+from . import audit, costs, flatness, landscape, operators, planning, plots, report, searches, shapes
 from .parameters import Parameters, read_parameters
 from .report import paper_loss
 
@@ -17,6 +17,7 @@ __all__ = [
     "landscape",
     "operators",
     "paper_loss",
+    "planning",
     "plots",
     "read_parameters",
     "report",

@@ -17,7 +17,7 @@ from evomal_core.checks import check_choice
 from evomal_core.config import Config
 from evomal_core.experiments.cell import Cell
 from evomal_core.machine import ROOT
-from evomal_core.registry import METHODS
+from evomal_core.registry import DATASETS, METHODS, MODELS
 from evomal_core.tasks import find_data_dir, find_device
 
 SIMPLE = (str, int, float, list, tuple, dict, set, type(None))  # what a parameter can be; modules, functions … are not
@@ -37,6 +37,9 @@ class Parameters:
         results_dir, data_dir: as for `run_cell`.
         workers: how many cells run at once.
         force: compute runs anew that have a record.
+        plan: show how long the runs are expected to take, and compute nothing.
+        source, target: "mnist/lenet5", the data set and model that losses are taken from, and that they are tested on; the
+            rows are then transfers, and `datasets` and `models` do not count.
     """
 
     seed: int | None = None
@@ -51,11 +54,19 @@ class Parameters:
     data_dir: str | None = None
     workers: int | None = None
     force: bool = False
+    plan: bool = False
+    source: str | None = None
+    target: str | None = None
 
     @property
     def rows(self) -> list[Cell]:
-        """One cell of seed 0 for each row. The rows are all combinations of data sets, models and methods."""
+        """One cell of seed 0 for each row. The rows are all combinations of data sets, models and methods.
+
+        With a target they are the target's, for each method; what losses they are tested under is the notebook's to say.
+        """
         names = itertools.product(self.datasets, self.models, self.methods)
+        if self.target:
+            names = [(*_pair("target", self.target), method) for method in self.methods]
         return [Cell(*name, 0, self.budget, self.protocol) for name in names]
 
     def cells(self) -> list[Cell]:
@@ -124,9 +135,19 @@ def _read(name: str, value):
         return None
     if name in ("seed", "workers"):
         return _whole(name, text, least=int(name == "workers"))
-    if name == "force":
+    if name in ("source", "target"):
+        return "/".join(_pair(name, text)) if text else None
+    if name in ("force", "plan"):
         return check_choice(name, text.capitalize(), ("True", "False")) == "True"
     return text
+
+
+def _pair(name: str, text: str) -> tuple[str, str]:
+    """Data set and model of "mnist/lenet5"."""
+    dataset, _, model = text.partition("/")
+    if not model or "/" in model:
+        raise ValueError(f"{name} must be a data set and a model such as 'mnist/lenet5', got {text!r}")
+    return check_choice(f"data set of {name}", dataset, DATASETS), check_choice(f"model of {name}", model, MODELS)
 
 
 def _whole(name: str, text: str, least: int = 0) -> int:
