@@ -29,7 +29,7 @@ def test_no_seed_computes_nothing(tmp_path, capsys):
 def test_the_plan_is_shown_before_and_instead(tmp_path, capsys):
     assert planning.compute(parameters(tmp_path, seed=0, plan=True)) == []
     text = capsys.readouterr().out
-    assert "2 runs are asked for; 0 have a record already." in text
+    assert "Runs asked for: 2; of these 0 have a record already." in text
     assert "Expected on this machine: 2 min in all." in text and "plan is True" in text
     assert not list(tmp_path.iterdir())
     done = planning.compute(parameters(tmp_path, seed=0))
@@ -37,7 +37,7 @@ def test_the_plan_is_shown_before_and_instead(tmp_path, capsys):
     capsys.readouterr()
     assert len(planning.compute(parameters(tmp_path, seed=0))) == 2
     text = capsys.readouterr().out
-    assert "2 have a record already" in text and "Expected" not in text
+    assert "of these 2 have a record already" in text and "Expected" not in text
 
 
 def test_a_search_counts_once(tmp_path):

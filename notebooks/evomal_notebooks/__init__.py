@@ -5,7 +5,7 @@
 `evomal_core` computes and keeps the results, and knows nothing of this package.
 """
 
-from . import audit, costs, flatness, landscape, operators, planning, plots, report, searches, shapes
+from . import audit, costs, flatness, landscape, operators, planning, plots, report, searches, shapes, transfer
 from .parameters import Parameters, read_parameters
 from .report import paper_loss
 
@@ -23,4 +23,5 @@ __all__ = [
     "report",
     "searches",
     "shapes",
+    "transfer",
 ]

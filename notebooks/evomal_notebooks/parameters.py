@@ -90,7 +90,8 @@ class Parameters:
         return {n: getattr(self, n) for n in ("results_dir", "data_dir", "device", "workers", "force")}
 
     def __str__(self) -> str:
-        return "\n".join(f"{name} = {value!r}" for name, value in asdict(self).items())
+        unused = ("datasets", "models") if self.target else ("source", "target")
+        return "\n".join(f"{name} = {value!r}" for name, value in asdict(self).items() if name not in unused)
 
 
 def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parameters:

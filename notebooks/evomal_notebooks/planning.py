@@ -27,7 +27,7 @@ def compute(p: Parameters, cells: Iterable[ec.Cell] | None = None) -> list[Run]:
         print("No seed was asked for, so what follows shows the existing records.")
         return []
     waiting = missing(cells, p)
-    print(f"{len(cells)} runs are asked for; {len(cells) - len(waiting)} have a record already.")
+    print(f"Runs asked for: {len(cells)}; of these {len(cells) - len(waiting)} have a record already.")
     if waiting:
         table = plan(waiting, p)
         print(display_plan(table).to_string())
@@ -36,7 +36,7 @@ def compute(p: Parameters, cells: Iterable[ec.Cell] | None = None) -> list[Run]:
         print("Nothing was computed, because plan is True.")
         return []
     done = ec.run_grid(cells, **p.run_arguments)
-    print(f"{len(done)} runs")
+    print(f"Runs done or found: {len(done)}")
     return done
 
 
