@@ -143,49 +143,50 @@ def random_task(name: str, dtype: str = "float32") -> Task:
 
 
 def timed(problem, config: Config, sizes: dict[str, int]) -> Rates:
-    """The rates of a problem under a configuration, each from at least a fifth of a second of work."""
+    """The rates of a problem under a configuration, each from at least a fifth of a second of work.
+
+    Where a step takes long, it is timed on two smaller batches, and its seconds are taken as linear in the batch size.
+    """
     kinds = CLASSES if problem.task.classification else VALUES
     losses = [MetaLoss(text, None, problem.task.classification) for text in kinds]
     losses = [loss.to(device=problem.task.device, dtype=problem.task.dtype) for loss in losses]
-    size, slow = _affordable(losses[0], problem, config)
-    small, scale = replace(config, batch_size=size), config.batch_size / size
-    losses = losses[:1] if slow else losses
+
+    def train(size: int, steps: int, under=losses[:1]) -> None:
+        run_trial(under, problem, replace(config, batch_size=size), 0, Trial("fitness", steps, (0,), parts=()))
+
+    def meta(size: int, steps: int) -> None:
+        optimise_losses(losses, [problem], replace(config, batch_size=size, meta_steps=steps), 0)
+
+    largest = config.batch_size
+    size = next((s for s in (4, 16, 64) if s < largest and _a_step(partial(train, s)) > BRIEF), largest)
+    losses = losses if size == largest else losses[:1]
+    batches = [size] if size == largest else [size, min(2 * size, largest)]
+
+    def a_step(run: Callable[[int, int], object]) -> float:
+        seconds = [_a_step(partial(run, batch)) for batch in batches]
+        slope = (seconds[-1] - seconds[0]) / (batches[-1] - size) if len(batches) > 1 else 0.0
+        return seconds[0] + max(slope, 0.0) * (largest - size)
+
     count, probe = len(losses), Probe.of(problem, config, 0)
-
-    def train(steps: int, of: int) -> None:
-        run_trial(losses[:of], problem, small, 0, Trial("fitness", steps, (0,), parts=()))
-
-    meta = _a_step(lambda n: optimise_losses(losses, [problem], replace(small, meta_steps=n), 0))
     filtering = _a_step(lambda n: improvement(losses, probe, replace(config, rejection_steps=n)))
-    fitness = _a_step(lambda n: train(n, count))
-    test = fitness if slow else _a_step(lambda n: train(n, 1))
+    test = a_step(train)
+    fitness = test if count == 1 else a_step(partial(train, under=losses)) / count
     model, seed = problem.model, 0 if problem.draws else None
+    evaluate(model, problem.task, "validation", 1, seed)
     measured = _seconds(lambda: evaluate(model, problem.task, "validation", MEASURED, seed))
     instance = measured / min(MEASURED, len(problem.task.validation[0]))
-    return Rates(meta * scale / count, filtering / count, fitness * scale / count, test * scale, instance, sizes)
-
-
-def _affordable(loss, problem, config: Config) -> tuple[int, bool]:
-    """(batch size at which steps are timed, whether a step takes long even so): the configuration's, or a part of it."""
-    size, trial = min(4, config.batch_size), Trial("fitness", 1, (0,), parts=())
-    while True:
-        small = replace(config, batch_size=size)
-        seconds = _seconds(partial(run_trial, [loss], problem, small, 0, trial))
-        if seconds > BRIEF or size == config.batch_size:
-            return size, seconds > BRIEF
-        size = min(4 * size, config.batch_size)
+    return Rates(a_step(meta) / count, filtering / count, fitness, test, instance, sizes)
 
 
 def _a_step(run: Callable[[int], object]) -> float:
-    """Seconds of one step of `run(steps)`; what comes before the first step is subtracted unless a step takes long."""
-    steps, first = 1, min(_seconds(partial(run, 1)) for _ in range(2))
-    if first > BRIEF:
-        return first
+    """Seconds of one step of `run(steps)`; what comes before the first step is subtracted."""
+    run(1)
+    first, steps = _seconds(partial(run, 1)), 1
     while True:
-        steps *= 4
+        steps *= 4 if steps > 1 or first < BRIEF else 2
         seconds = _seconds(partial(run, 1 + steps))
-        if seconds > BRIEF or steps >= 4096:
-            return max(seconds - first, seconds / 10) / steps
+        if seconds - first > BRIEF or steps >= 4096:
+            return max(seconds - first, seconds / 20) / steps
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -1,10 +1,14 @@
-"""What searches cost: seconds by phase beside the paper's hours (Table V), ratios between methods, minutes of records."""
+"""What searches cost: seconds by phase beside the paper's hours (Table V), ratios, minutes of records, expected hours."""
 
+import datetime
 from collections.abc import Iterable
 
 import pandas
 
+from evomal_core import Cell, estimate
+from evomal_core.machine import environment
 from evomal_core.registry import METHODS
+from evomal_core.tasks import find_device
 
 from . import report
 
@@ -108,3 +112,68 @@ def minutes_a_seed(runs: pandas.DataFrame, methods: Iterable[str], budget: str =
     """Mean core minutes of the reference runs of a seed at a budget, summed over methods, data sets and protocols."""
     wanted = (runs["source"] == "reference") & (runs["budget"] == budget) & runs["method"].isin(list(methods))
     return runs[wanted].groupby(["dataset", "method", "protocol"])["seconds"].mean().sum() / 60
+
+
+EXPECTED = report.REFERENCE / "expected_hours.csv"
+
+
+def expect(cells: Iterable[Cell], data_dir=None, device: str = "auto") -> pandas.DataFrame:
+    """Expected hours of cells on this machine, by the cost model: one row for each, with the hardware and the date."""
+    cells = list(cells)
+    facts = environment(find_device(device))["hardware"]
+    rows = [
+        {name: getattr(cell, name) for name in ("dataset", "model", "method", "budget", "protocol")}
+        | {"search": round(hours.search, 3), "test": round(hours.test, 3)}
+        for cell, hours in zip(cells, estimate(cells, data_dir, device), strict=True)
+    ]
+    there = f"{facts['cpu']}, {facts['cores']} cores" if "gpu" not in facts else facts["gpu"]
+    return pandas.DataFrame(rows).assign(hardware=there, date=f"{datetime.date.today():%Y-%m-%d}")
+
+
+def full_budget(methods: Iterable[str] = METHODS) -> list[Cell]:
+    """One cell at the full budget for each row of Table V and each method."""
+    rows = report.paper_table("table5")[["dataset", "model"]].drop_duplicates().itertuples(index=False, name=None)
+    return [Cell(*row, method, 0, "paper") for row in rows for method in methods]
+
+
+def expected() -> pandas.DataFrame:
+    """The committed table of `expect` for `full_budget`, with the index dataset, model, method."""
+    return pandas.read_csv(EXPECTED).set_index(["dataset", "model", "method"])
+
+
+def seconds_or_hours(runs: pandas.DataFrame, paper: pandas.Series) -> pandas.DataFrame:
+    """Hours of search of each row of Table V: published, recorded here at the full budget, and expected on a CPU.
+
+    Args:
+        runs: as `timed` makes it.
+        paper: hours by (dataset, model, method).
+
+    Returns:
+        One row for each row of the paper, columns (method, "published" | "recorded" | "expected"). "recorded" is the mean
+        over the reference records of the protocol `paper`, NaN where there is none.
+    """
+    full = runs.query("budget == 'paper' and protocol == 'paper' and source == 'reference'")
+    recorded = full.groupby(["dataset", "model", "method"])["seconds_search"].mean() / 3600
+    table = pandas.DataFrame({"published": paper, "recorded": recorded.reindex(paper.index)})
+    table["expected"] = expected()["search"].reindex(paper.index)
+    order = list(
+        dict.fromkeys(zip(*(paper.index.get_level_values(name) for name in ("dataset", "model")), strict=True))
+    )
+    methods = list(dict.fromkeys(paper.index.get_level_values("method")))
+    wide = table.unstack("method").swaplevel(axis=1).reindex(index=order)
+    return wide.reindex(columns=[(method, kind) for method in methods for kind in table])
+
+
+def not_run(rows: Iterable[tuple[str, str]], notebook: str) -> list[str]:
+    """A line for each row of the paper without a record: its command, and the expected hours of a seed of all methods."""
+    table = expected()
+    hours = table[["search", "test"]].sum(axis=1).groupby(["dataset", "model"]).sum()
+    lines = []
+    for dataset, model in rows:
+        how = f"./run papermill notebooks/{notebook}.ipynb out.ipynb -p datasets {dataset} -p models {model} -p seed 0"
+        lines.append(
+            f"{dataset}, {model} is not run ({hours[dataset, model]:,.0f} h a seed expected): {how} -p budget paper"
+        )
+    made, methods = table.iloc[0], table.index.get_level_values("method").nunique()
+    where = f"The hours are those of all {methods} methods at the full budget on a CPU ({made.hardware}, {made.date})."
+    return [*lines, where] if lines else []
