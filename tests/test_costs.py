@@ -5,6 +5,8 @@ import math
 import pytest
 from test_report import DIABETES, folders, write  # noqa: F401, a fixture is used by its name
 
+from evomal_core import Cell, cost_model
+from evomal_core.registry import METHODS
 from evomal_notebooks import costs, report
 
 
@@ -72,3 +74,30 @@ def test_minutes(runs):
     assert (mean["runs"], mean["minutes"], mean["hardware"]) == (2, pytest.approx(100 / 60), "not recorded")
     assert costs.minutes_a_seed(runs, ["evomal", "gp-lfl"]) == pytest.approx((100 + 40) / 60)
     assert costs.minutes_a_seed(runs, ["glo"]) == 0
+
+
+def test_all_rows_of_table_v_have_expected_hours_and_a_place():
+    paper = report.paper_table("table5").set_index(["dataset", "model", "method"])["hours"]
+    cells = costs.full_budget()
+    assert len(cells) == 16 * len(METHODS) and {cell.budget for cell in cells} == {"paper"}
+    table = costs.expected()
+    assert set(table.index) == {(cell.dataset, cell.model, cell.method) for cell in cells}
+    assert (table[["search", "test"]] >= 0).all(axis=None) and table["hardware"].nunique() == 1
+    runs = costs.timed(report.collect("nowhere"), paper)
+    wide = costs.seconds_or_hours(runs, paper)
+    assert wide.shape == (16, 4 * 3)
+    assert wide.loc[("cifar10", "allcnnc"), ("evomal", "published")] == paper["cifar10", "allcnnc", "evomal"]
+    mine = runs.query("dataset == 'diabetes' and budget == 'paper' and protocol == 'paper' and method == 'evomal'")
+    assert wide.loc[("diabetes", "mlp"), ("evomal", "recorded")] == pytest.approx(mine["seconds_search"].mean() / 3600)
+    lines = costs.not_run([("cifar10", "vgg16")], "table2")
+    assert "-p datasets cifar10 -p models vgg16" in lines[0] and len(lines) == 2
+    assert costs.not_run([], "table2") == []
+
+
+def test_expectations_name_the_machine(monkeypatch):
+    hours = cost_model.Hours(1.5, 0.25)
+    monkeypatch.setattr(costs, "estimate", lambda cells, *where: [hours] * len(cells))
+    table = costs.expect([Cell("diabetes", "mlp", "evomal", 0, "smoke")])
+    (row,) = table.itertuples()
+    assert (row.method, row.budget, row.search, row.test) == ("evomal", "smoke", 1.5, 0.25)
+    assert "cores" in row.hardware and len(row.date) == 10
