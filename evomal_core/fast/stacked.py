@@ -7,7 +7,6 @@ statistics, and what layers draw is the same for all copies, as in runs one by o
 """
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -43,36 +42,6 @@ def single_layer(model: nn.Module) -> bool:
     return chain is not None and len(chain.layers) == 1
 
 
-class CapturedStep:
-    """`step(x, y)` as one CUDA graph that is replayed: a small model's step costs its launches, not its arithmetic.
-
-    The first calls run as they are, on a side stream, which sets up the allocator and the optimiser's state. Shapes must
-    stay as they are, and the step may not draw random numbers or wait for the device.
-    """
-
-    WARM_UP = 3
-
-    def __init__(self, step: Callable):
-        self.step, self.calls, self.graph = step, 0, None
-
-    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        self.calls += 1
-        if self.calls <= self.WARM_UP:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self.step(x, y)
-            torch.cuda.current_stream().wait_stream(side)
-            return
-        if self.graph is None:
-            self.x, self.y, self.graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # records, does not run
-                self.step(self.x, self.y)
-        self.x.copy_(x)
-        self.y.copy_(y)
-        self.graph.replay()
-
-
 class StackedSession(Session):
     """Base training of several losses as one."""
 
@@ -84,21 +53,16 @@ class StackedSession(Session):
         self.fixed = self.map.stacked_fixed(n)
         self.optimiser = optimiser(self.stacked, config)
         self.nonfinite, self.stopped = torch.zeros(n, device=problem.task.device), torch.zeros((), dtype=torch.bool)
-        self.captured = CapturedStep(self._step) if config.cuda_graphs and self.nonfinite.is_cuda else None
-        self.rate = self.optimiser.settings["lr"]
+
+    def outputs(self, x: torch.Tensor, seed: int | None) -> torch.Tensor:
+        """What the copies give for the inputs x, (K, B, C)."""
+        run = vmap(lambda w, fixed: self.map(w, x, seed, fixed), randomness="same")
+        return run(self.stacked, self.fixed)
 
     def step(self, batch, seed: int | None) -> None:
         """One gradient step of every copy (eq. 3)."""
-        if self.captured and self.rate != self.optimiser.settings["lr"]:  # a captured step holds it as a constant
-            self.captured, self.rate = CapturedStep(self._step), self.optimiser.settings["lr"]
-        if self.captured and seed is None:
-            self.captured(*batch)
-        else:
-            self._step(*batch, seed)
-
-    def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
-        run = vmap(lambda w, fixed: self.map(w, x, seed, fixed), randomness="same")
-        z = run(self.stacked, self.fixed)
+        x, y = batch
+        z = self.outputs(x, seed)
         found = Derivatives(self.losses, LossInputs(z, y))
         self.nonfinite.add_(found.values(), alpha=0)
         results = torch.autograd.grad(z, self.stacked, found.v, materialize_grads=True)
@@ -122,17 +86,11 @@ class StackedSession(Session):
 class LinearSession(StackedSession):
     """The same for a single Linear layer, also for a CPU: K models side by side are one weight (K C, n)."""
 
-    @torch.no_grad()
-    def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
+    def outputs(self, x: torch.Tensor, seed: int | None) -> torch.Tensor:
         weight, *bias = self.stacked  # (K, C, n), (K, C)
         x, rows = x.flatten(1), weight.flatten(0, 1)
         z = torch.addmm(bias[0].view(-1, 1), rows, x.T) if bias else rows @ x.T  # (K C, B)
-        found = Derivatives(self.losses, LossInputs(z.view(*weight.shape[:2], -1).mT, y))
-        self.nonfinite.add_(found.values(), alpha=0)
-        weight.grad = (found.v.mT.reshape(len(rows), -1) @ x).view_as(weight)
-        if bias:
-            bias[0].grad = found.v.sum(1)
-        self.optimiser.step()
+        return z.view(*weight.shape[:2], -1).mT
 
 
 def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: Config, seeds) -> list[tuple]:
