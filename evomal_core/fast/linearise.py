@@ -9,8 +9,9 @@ from .chain import plain_layers
 from .layers import HalvingPool, Tanh
 
 KEPT = (nn.Flatten, nn.Identity, nn.AvgPool2d, HalvingPool, nn.AdaptiveAvgPool2d)  # linear: their own derivatives
-ELEMENTWISE = {nn.ReLU: private.threshold_backward, nn.Tanh: private.tanh_backward}
-ELEMENTWISE |= {Tanh: private.tanh_backward, nn.Sigmoid: private.sigmoid_backward}  # (tangent, output) -> tangent
+# (tangent, output) -> tangent, which may lie in the memory of the first: nobody else holds it
+ELEMENTWISE = {nn.ReLU: private.gate_relu, nn.Sigmoid: private.sigmoid_backward}
+ELEMENTWISE |= dict.fromkeys((nn.Tanh, Tanh), private.tanh_backward)
 
 
 class Linearisation:
@@ -32,9 +33,8 @@ class Linearisation:
     def __init__(self, model: nn.Sequential, x: Tensor):
         self.layers = []  # (layer, input, output)
         for layer in model:
-            a = layer(x)
-            self.layers.append((layer, x, a))
-            x = a
+            before, x = x, layer(x)
+            self.layers.append((layer, before, x))
 
     @torch.no_grad()
     def __call__(self, directions) -> Tensor:

@@ -31,11 +31,9 @@ class Sgd:
     @torch.no_grad()
     def step(self) -> None:
         """Weights without a gradient stay as they are. Without momentum there are no momenta."""
-        has = [k for k, w in enumerate(self.weights) if w.grad is not None]
-        gradients = [as_its_weight(self.weights[k].grad, self.weights[k]) for k in has]
-        private.fused_sgd(
-            [self.weights[k] for k in has], gradients, [self.momenta[k] for k in has if self.momenta], **self.settings
-        )
+        weights = [w for w in self.weights if w.grad is not None]
+        momenta = [m for w, m in zip(self.weights, self.momenta, strict=False) if w.grad is not None]
+        private.fused_sgd(weights, [as_its_weight(w.grad, w) for w in weights], momenta, **self.settings)
 
     def change_rate(self, factor: float) -> None:
         """Multiply the learning rate."""

@@ -7,6 +7,7 @@ statistics, and what layers draw is the same for all copies, as in runs one by o
 """
 
 import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -42,6 +43,11 @@ def single_layer(model: nn.Module) -> bool:
     return chain is not None and len(chain.layers) == 1
 
 
+def vmapped(maps: ForwardMap, x: torch.Tensor, seed: int | None) -> Callable:
+    """(stacked weights, stacked buffers) -> outputs of the copies, (K, B, C)."""
+    return vmap(lambda weights, fixed: maps(weights, x, seed, fixed), randomness="same")
+
+
 class StackedSession(Session):
     """Base training of several losses as one."""
 
@@ -56,8 +62,11 @@ class StackedSession(Session):
 
     def outputs(self, x: torch.Tensor, seed: int | None) -> torch.Tensor:
         """What the copies give for the inputs x, (K, B, C)."""
-        run = vmap(lambda w, fixed: self.map(w, x, seed, fixed), randomness="same")
-        return run(self.stacked, self.fixed)
+        return vmapped(self.map, x, seed)(self.stacked, self.fixed)
+
+    def gradients(self, x: torch.Tensor, z: torch.Tensor, v: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Of the stacked weights, from the gradients `v` on the outputs `z`, both (K, B, C)."""
+        return torch.autograd.grad(z, self.stacked, v, materialize_grads=True)
 
     def step(self, batch, seed: int | None) -> None:
         """One gradient step of every copy (eq. 3)."""
@@ -65,8 +74,7 @@ class StackedSession(Session):
         z = self.outputs(x, seed)
         found = Derivatives(self.losses, LossInputs(z, y))
         self.nonfinite.add_(found.values(), alpha=0)
-        results = torch.autograd.grad(z, self.stacked, found.v, materialize_grads=True)
-        for weight, g in zip(self.stacked, results, strict=True):
+        for weight, g in zip(self.stacked, self.gradients(x, z, found.v), strict=True):
             weight.grad = g
         self.optimiser.step()
 
@@ -86,11 +94,16 @@ class StackedSession(Session):
 class LinearSession(StackedSession):
     """The same for a single Linear layer, also for a CPU: K models side by side are one weight (K C, n)."""
 
+    @torch.no_grad()
     def outputs(self, x: torch.Tensor, seed: int | None) -> torch.Tensor:
         weight, *bias = self.stacked  # (K, C, n), (K, C)
         x, rows = x.flatten(1), weight.flatten(0, 1)
         z = torch.addmm(bias[0].view(-1, 1), rows, x.T) if bias else rows @ x.T  # (K C, B)
         return z.view(*weight.shape[:2], -1).mT
+
+    def gradients(self, x: torch.Tensor, z: torch.Tensor, v: torch.Tensor) -> Sequence[torch.Tensor]:
+        of_weight = (v.mT.flatten(0, 1) @ x.flatten(1)).view_as(self.stacked[0])
+        return (of_weight, v.sum(1)) if len(self.stacked) > 1 else (of_weight,)
 
 
 def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: Config, seeds) -> list[tuple]:
@@ -98,14 +111,12 @@ def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: 
     x, y = train
     alpha, decay = config.first_rate, config.base_weight_decay
     found = Derivatives(losses, LossInputs(z0, y), order=2)
-    g = torch.autograd.grad(
-        z0, theta0, found.v, is_grads_batched=True, retain_graph=True, materialize_grads=True
-    )  # (K, ...)
+    # (K, ...)
+    g = torch.autograd.grad(z0, theta0, found.v, is_grads_batched=True, retain_graph=True, materialize_grads=True)
     moved = zip(maps.weights, g, strict=True)
     theta = tuple((w - alpha * (g_w + decay * w)).requires_grad_() for w, g_w in moved)
-    fixed = maps.stacked_fixed(len(losses))
     with torch.enable_grad():
-        z = vmap(lambda w, b: maps(w, validation[0], seeds[-1], b), randomness="same")(theta, fixed)
+        z = vmapped(maps, validation[0], seeds[-1])(theta, maps.stacked_fixed(len(losses)))
     task_v = gradient(task_loss, LossInputs(z, validation[1]))
     h = torch.autograd.grad(z, theta, task_v, materialize_grads=True)
 
