@@ -69,8 +69,7 @@ class LossInputs:
         """
         m = torch.as_tensor(m)
         if self.classification:
-            m, f = torch.broadcast_tensors(m, self._f)
-            m = private.softmax_backward(m, f)
+            m = private.softmax_backward(*torch.broadcast_tensors(m, self._f))
         return m * (1 / self.instances)
 
 
@@ -89,33 +88,29 @@ def tape_of(loss: MetaLoss, inputs: LossInputs, order: int = 2, k: int = 0) -> t
     return tape.Tape(listed, weights, inputs.y.reshape(-1), f.reshape(-1), inputs.ones)
 
 
-def _squared_error(loss: nn.MSELoss, e: LossInputs) -> torch.Tensor:
-    return (e.prediction - e.target) * (2 / e.instances)
-
-
-def _cross_entropy(loss: nn.CrossEntropyLoss, e: LossInputs) -> torch.Tensor:
-    return torch.as_tensor((e.f - e.y) * (1 / e.instances)).mT
+def _task_gradient(loss: nn.MSELoss | nn.CrossEntropyLoss, e: LossInputs) -> torch.Tensor:
+    factor = 2 if isinstance(loss, nn.MSELoss) else 1
+    return torch.as_tensor((e.f - e.y) * (factor / e.instances)).mT
 
 
 def closed_form(loss):
     """`gradient` written out, of PyTorch's two task losses and where a loss has its own; None for any other."""
     forward = getattr(type(loss), "forward", None)  # a plain function has none
-    if hasattr(loss, "closed_form") and not loss.non_negative and loss.reduction == "mean":
+    if getattr(loss, "reduction", None) != "mean":
+        return None
+    if hasattr(loss, "closed_form") and not loss.non_negative:
         return type(loss).closed_form
-    if forward is nn.MSELoss.forward and loss.reduction == "mean":
-        return _squared_error
-    if forward is nn.CrossEntropyLoss.forward and loss.reduction == "mean" and not loss.label_smoothing:
-        return _cross_entropy if loss.weight is None and loss.ignore_index < 0 else None
-    return None
+    usual = forward is nn.CrossEntropyLoss.forward and not loss.label_smoothing
+    usual = usual and loss.weight is None and loss.ignore_index < 0
+    return _task_gradient if usual or forward is nn.MSELoss.forward else None
 
 
 def gradient(loss: nn.Module, inputs: LossInputs) -> torch.Tensor:
     """dL/dz of one loss, of the prediction's shape; on several predictions each is taken alone."""
     if closed := closed_form(loss):
         return closed(loss, inputs)
-    if inputs.several:
-        return torch.stack([gradient(loss, inputs.of(k)) for k in range(len(inputs.prediction))])
-    return Derivatives([loss], inputs).v[0]
+    count = len(inputs.prediction) if inputs.several else 1
+    return Derivatives([loss] * count, inputs).v.reshape(inputs.prediction.shape)
 
 
 def _without_tape(loss: nn.Module, inputs: LossInputs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,22 +145,19 @@ class Derivatives:
                 if t:
                     m[k] = t.derivative
         self.v = (inputs.softmax_vjp(v) if any(self.tapes) else v).mT
-        self._known: dict[int, torch.Tensor] = {}  # values of losses without tape
+        self._values = v.new_empty(len(losses))
         for k, t in enumerate(self.tapes):
             if not t:
-                self._known[k], self.v[k] = _without_tape(losses[k], inputs.of(k))
+                self._values[k], self.v[k] = _without_tape(losses[k], inputs.of(k))
 
     def values(self) -> torch.Tensor:
         """The losses, (K,)."""
-        values, e = self.v.new_empty(len(self.losses)), self.inputs
-        array = e.array(values)
+        array = self.inputs.array(self._values)
         with np.errstate(all="ignore"):
             for k, t in enumerate(self.tapes):
                 if t:
-                    array[k] = t.value.dot(e.ones) / e.instances
-                else:
-                    values[k] = self._known[k]
-        return values
+                    array[k] = t.value.dot(self.inputs.ones) / self.inputs.instances
+        return self._values
 
     def mixed(self, u: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """d<dL_k/dz, u_k>/dphi_k, one tensor a parameter of each loss; `u` (K, B, C) are directions on the raw outputs
