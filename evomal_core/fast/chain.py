@@ -30,12 +30,9 @@ def linear(x: torch.Tensor, layer: nn.Linear, out: torch.Tensor) -> torch.Tensor
     return torch.addmm(layer.bias[:, None], layer.weight, x.T).T.contiguous()
 
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
 def hooked(module: nn.Module) -> bool:
     """Does the module have hooks? They would not be called where its work is done without it."""
-    return any(getattr(module, name) for name in HOOKS)
+    return any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre"))
 
 
 def plain_layers(model: nn.Module, known: tuple[type, ...]) -> list[nn.Module] | None:

@@ -75,11 +75,9 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
     first_gram = _gram(first_input, a[0], biases[0])
     if len(weights) == 1:
         # Nothing as wide as the input is left: all losses in one product each way, (K C, B) in memory.
-        count, outputs = len(losses), z.shape[-1]
-        z_new = torch.addmm(first_product.T.repeat(count, 1), v.mT.reshape(-1, len(z)), first_gram.T, alpha=-alpha)
-        z_new = z_new.view(count, outputs, -1).mT
-        epsilon = gradient(task_loss, LossInputs(z_new, y_new))
-        u = (epsilon.mT.reshape(-1, len(x_new)) @ first_gram).view(count, outputs, -1).mT
+        z_new = torch.addmm(first_product.T.repeat(len(v), 1), v.mT.flatten(0, 1), first_gram.T, alpha=-alpha)
+        epsilon = gradient(task_loss, LossInputs(z_new.unflatten(0, (len(v), -1)).mT, y_new))
+        u = (epsilon.mT.flatten(0, 1) @ first_gram).unflatten(0, (len(v), -1)).mT
     else:
         u = torch.zeros_like(v)
         for k in range(len(losses)):

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from . import private
 from .chain import plain_layers
@@ -53,5 +52,5 @@ class Linearisation:
 def _affine(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What the layer gives with another weight and bias."""
     if type(layer) is nn.Linear:
-        return functional.linear(x, weight, bias)
-    return functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return nn.functional.linear(x, weight, bias)
+    return nn.functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)

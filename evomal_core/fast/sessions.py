@@ -33,16 +33,12 @@ class Sgd:
         """Weights without a gradient stay as they are. Without momentum there are no momenta."""
         weights = [w for w in self.weights if w.grad is not None]
         momenta = [m for w, m in zip(self.weights, self.momenta, strict=False) if w.grad is not None]
-        private.fused_sgd(weights, [as_its_weight(w.grad, w) for w in weights], momenta, **self.settings)
+        laid_out = [w.grad if w.grad.stride() == w.stride() else torch.empty_like(w).copy_(w.grad) for w in weights]
+        private.fused_sgd(weights, laid_out, momenta, **self.settings)
 
     def change_rate(self, factor: float) -> None:
         """Multiply the learning rate."""
         self.settings["lr"] *= factor
-
-
-def as_its_weight(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The gradient in the memory order of its weight."""
-    return gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)
 
 
 class FastSession(Session):
@@ -80,5 +76,4 @@ def sessions(losses: Sequence[nn.Module], problem: Problem, config: Config) -> l
     if together == 1:
         return [FastSession(loss, problem, config) for loss in losses]
     kind = stacked.LinearSession if stacked.single_layer(problem.model) else stacked.StackedSession
-    groups = [losses[i : i + together] for i in range(0, len(losses), together)]
-    return [kind(group, problem, config, Sgd) for group in groups]
+    return [kind(losses[i : i + together], problem, config, Sgd) for i in range(0, len(losses), together)]

@@ -32,9 +32,8 @@ def copies(config: Config, problem: Problem) -> int:
     """
     if config.copies:
         return config.copies
-    if not (problem.task.device.type == "cuda" or single_layer(problem.model)):
-        return 1
-    return max(1, min(MOST_COPIES, STACKED_BYTES // problem.bytes_of_a_copy(config.batch_size)))
+    pays = problem.task.device.type == "cuda" or single_layer(problem.model)
+    return max(1, min(MOST_COPIES, STACKED_BYTES // problem.bytes_of_a_copy(config.batch_size))) if pays else 1
 
 
 def single_layer(model: nn.Module) -> bool:
@@ -80,12 +79,11 @@ class StackedSession(Session):
 
     def models(self) -> list[nn.Module | None]:
         """The trained models, None where a training loss was not finite."""
-        result: list[nn.Module | None] = []
-        for k, finite in enumerate(self.nonfinite.isfinite().tolist()):
-            result.append(copy.deepcopy(self.model) if finite else None)
-            if finite:
-                result[k].load_state_dict({n: t[k] for n, t in self.weights().items()}, strict=False)
-        return result
+        models = [copy.deepcopy(self.model) if finite else None for finite in self.nonfinite.isfinite().tolist()]
+        for k, model in enumerate(models):
+            if model is not None:
+                model.load_state_dict({name: t[k] for name, t in self.weights().items()}, strict=False)
+        return models
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: self.stacked[place].detach() for name, place in self.map.names} | self.fixed
@@ -108,22 +106,17 @@ class LinearSession(StackedSession):
 
 def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: Config, seeds) -> list[tuple]:
     """`jvp_engine` for S_base = 1, all losses at once: batched vjp, K models at theta_new, batched jvp."""
-    x, y = train
     alpha, decay = config.first_rate, config.base_weight_decay
-    found = Derivatives(losses, LossInputs(z0, y), order=2)
+    found = Derivatives(losses, LossInputs(z0, train[1]), order=2)
     # (K, ...)
     g = torch.autograd.grad(z0, theta0, found.v, is_grads_batched=True, retain_graph=True, materialize_grads=True)
-    moved = zip(maps.weights, g, strict=True)
-    theta = tuple((w - alpha * (g_w + decay * w)).requires_grad_() for w, g_w in moved)
+    theta = tuple((w - alpha * (g_w + decay * w)).requires_grad_() for w, g_w in zip(maps.weights, g, strict=True))
     with torch.enable_grad():
         z = vmapped(maps, validation[0], seeds[-1])(theta, maps.stacked_fixed(len(losses)))
-    task_v = gradient(task_loss, LossInputs(z, validation[1]))
-    h = torch.autograd.grad(z, theta, task_v, materialize_grads=True)
+    h = torch.autograd.grad(z, theta, gradient(task_loss, LossInputs(z, validation[1])), materialize_grads=True)
 
     def along(t, fixed):  # a forward pass may not write into what it captured
-        run = lambda *w: maps(w, x, seeds[0], {name: tensor.clone() for name, tensor in fixed.items()})  # noqa: E731
-        return jvp(run, maps.weights, t)[1]
+        return jvp(lambda *w: maps(w, train[0], seeds[0], {n: b.clone() for n, b in fixed.items()}), maps.weights, t)[1]
 
     directions = tuple(-alpha * part for part in h)
-    u = vmap(along, randomness="same")(directions, maps.stacked_fixed(len(losses)))  # (K, B, C)
-    return found.mixed(u)
+    return found.mixed(vmap(along, randomness="same")(directions, maps.stacked_fixed(len(losses))))

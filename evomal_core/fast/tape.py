@@ -25,7 +25,6 @@ from ..checks import check
 from ..losses import expression as trees
 from ..losses.primitives import PRIMITIVES, SOFTPLUS, Operator
 
-
 # What the operations' names stand for, where it is neither in `operator` nor in the library as it is. A comparison gives
 # numbers 0 and 1 of its arguments' type.
 COMPARISONS = [operator.gt, operator.ge, operator.lt, operator.le]
@@ -120,15 +119,12 @@ class Program:
             if nodes[i] is None:
                 x, t = ([nodes[c][part] * weights[c - 1] for c in children[i]] for part in (0, 1))
                 nodes[i], edges[i] = self._apply(PRIMITIVES[protection][names[i]], recorder, x, t)
-        (value, tangent), output = nodes[0], None
-        if non_negative:
-            (value, tangent), output = self._apply(SOFTPLUS, recorder, [value], [tangent])
+        root = self._apply(SOFTPLUS, recorder, *([part] for part in nodes[0])) if non_negative else (nodes[0], None)
+        (value, tangent), output = root
         begin = len(recorder.entries)  # of the sweep back
         gradient: list = [0] * len(weights)
         if order > 1:
-            bars = [(0, u)] * len(tree)
-            if output:
-                (bars[0],) = self._pull(0, u, *output)
+            bars = (self._pull(0, u, *output) if output else [(0, u)]) * len(tree)  # the root's comes first
             for i, arguments in enumerate(children):
                 for c, (x_bar, t_bar) in zip(arguments, arguments and self._pull(*bars[i], *edges[i]), strict=True):
                     a, a_tangent = nodes[c]
@@ -158,9 +154,8 @@ class Program:
         """<bar, a> over the elements of the array `bar`, or the sum that it is already."""
         if isinstance(bar, int) or bar.scalar:
             return bar * a
-        if isinstance(a, int) or a.scalar:
-            return bar.recorder.record("dot", bar, self.ones) * a
-        return bar.recorder.record("dot", bar, a)
+        summand, factor = (self.ones, a) if isinstance(a, int) or a.scalar else (a, 1)
+        return bar.recorder.record("dot", bar, summand) * factor
 
     def _list(self, entries: list[tuple], begin: int, needed: set[int], xp, dtype) -> None:
         """Keep the operations that the positions `needed` depend on."""
