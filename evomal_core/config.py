@@ -187,7 +187,6 @@ class Config:
     engine: str = "auto"  # of the meta-gradient; does not change results in exact arithmetic
     threads: int = 1  # of the CPU, a cell; likewise
     copies: int = 0  # K of stacking, likewise; 0 chooses by device and model
-    cuda_graphs: bool = False  # replay stacked training steps as CUDA graphs, likewise
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -253,7 +252,8 @@ class Config:
 
 
 TEST_STARTS = ("fresh", "search")
-# What does not change results in exact arithmetic, and so is no part of a run's identity
+# What does not change results in exact arithmetic, and so is no part of a run's identity; `cuda_graphs` is a setting of old
+# records alone
 NOT_IDENTITY = ("engine", "threads", "copies", "cuda_graphs", "channels_last")
 # What concerns the tests of a loss alone, and so is no part of the identity of its search
 TESTING = ("test_steps", "test_milestones", "test_learning_rate", "test_start")

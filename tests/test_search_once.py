@@ -220,6 +220,16 @@ def test_a_new_field_refuses_no_old_record(monkeypatch):
             store.check_identity(path, more, cell, config)
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_a_setting_that_is_gone_and_changed_no_result_refuses_no_old_record(value):
+    assert "cuda_graphs" not in {field.name for field in dataclasses.fields(ec.Config)}
+    for path in committed()[::9]:
+        raw = json.loads(path.read_text())
+        cell, old = ec.Cell(**raw["cell"]), raw | {"config": raw["config"] | {"cuda_graphs": value}}
+        for check in (store.check_identity, store.check_test_identity):
+            check(path, old, cell, ec.Config.for_cell(cell))
+
+
 def test_old_losses_compute_what_they_did():
     """The loss of a committed record gives the value that its formula has."""
     run = ec.find_run(ec.Cell("diabetes", "mlp", "evomal", 0, "paper"), REFERENCE)

@@ -40,13 +40,5 @@ def choose(engine: str, model: torch.nn.Module, config: Config) -> str:
     return engine
 
 
-FORMS.update(
-    layers=layers.faster,
-    usual_layers=layers.usual,
-    sessions=sessions.sessions,
-    output_gradients=OutputGradients,
-    choose=choose,
-    jvp=jvp.jvp_engine,
-    gram=gram.gram_engine,
-    copies=copies,
-)
+FORMS.update(layers=layers.faster, usual_layers=layers.usual, sessions=sessions.sessions, copies=copies)
+FORMS.update(output_gradients=OutputGradients, choose=choose, jvp=jvp.jvp_engine, gram=gram.gram_engine)

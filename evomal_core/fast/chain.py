@@ -13,11 +13,11 @@ from torch import nn
 from . import private
 
 FEW = 32  # outputs
-# activation -> (function, derivative from its output); both may write into their argument
+# activation -> (function, (signal, output) -> signal times derivative), each in the memory of its first argument
 ACTIVATIONS = {
-    nn.ReLU: (torch.relu_, lambda a: (a > 0).to(a.dtype)),
-    nn.Tanh: (torch.tanh_, lambda a: 1 - a * a),
-    nn.Sigmoid: (torch.sigmoid_, lambda a: a * (1 - a)),
+    nn.ReLU: (torch.relu_, private.gate_relu),
+    nn.Tanh: (torch.tanh_, lambda signal, a: signal.mul_(1 - a * a)),
+    nn.Sigmoid: (torch.sigmoid_, lambda signal, a: signal.mul_(a * (1 - a))),
 }
 
 
@@ -30,12 +30,9 @@ def linear(x: torch.Tensor, layer: nn.Linear, out: torch.Tensor) -> torch.Tensor
     return torch.addmm(layer.bias[:, None], layer.weight, x.T).T.contiguous()
 
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
 def hooked(module: nn.Module) -> bool:
     """Does the module have hooks? They would not be called where its work is done without it."""
-    return any(getattr(module, name) for name in HOOKS)
+    return any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre"))
 
 
 def plain_layers(model: nn.Module, known: tuple[type, ...]) -> list[nn.Module] | None:
@@ -44,11 +41,8 @@ def plain_layers(model: nn.Module, known: tuple[type, ...]) -> list[nn.Module] |
         return None
     weights = [p for layer in model for p in layer.parameters()]
     own = len({id(p) for p in weights if p.requires_grad}) == len(weights)
-    return (
-        list(model)
-        if own and not any(map(hooked, model.modules())) and all(type(layer) in known for layer in model)
-        else None
-    )
+    plain = not any(map(hooked, model.modules())) and all(type(layer) in known for layer in model)
+    return list(model) if own and plain else None
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,7 @@ class Chain:
     """Linear layers W_1 … W_L with one activation (or None) between each two; the input is flattened to (B, n)."""
 
     layers: tuple[nn.Linear, ...]
-    activations: tuple[type | None, ...]  # L - 1: behind each layer but the last
+    activations: tuple[type | None, ...]  # L, behind each layer; None behind the last
     kept: dict = field(default_factory=dict, repr=False, compare=False)  # (what, layer) -> tensor written at every call
 
     @classmethod
@@ -64,11 +58,10 @@ class Chain:
         """The chain that `model` is, or None: an `nn.Sequential` of [Flatten,] Linear, activation, …, Linear."""
         modules = plain_layers(model, (nn.Flatten, nn.Linear, *ACTIVATIONS)) or []
         kinds = "".join("L" if type(m) is nn.Linear else "A" if type(m) in ACTIVATIONS else "F" for m in modules)
-        if not re.fullmatch("F?(LA?)*L", kinds):
+        usual = all((m.start_dim, m.end_dim) == (1, -1) for m in modules if type(m) is nn.Flatten)
+        if not usual or not re.fullmatch("F?(LA?)*L", kinds):
             return None
-        if kinds[0] == "F" and (modules[0].start_dim, modules[0].end_dim) != (1, -1):
-            return None
-        behind = [type(after) for layer, after in itertools.pairwise(modules) if type(layer) is nn.Linear]
+        behind = [type(after) for layer, after in itertools.pairwise([*modules, None]) if type(layer) is nn.Linear]
         activations = (kind if kind in ACTIVATIONS else None for kind in behind)
         return cls(tuple(m for m in modules if type(m) is nn.Linear), tuple(activations))
 
@@ -85,11 +78,7 @@ class Chain:
 
     def gate(self, l: int, signal: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """`signal` times the derivative of the activation behind layer l, whose output is `a`, in the memory of `signal`."""
-        if self.activations[l] is None:
-            return signal
-        if self.activations[l] is nn.ReLU:
-            return private.gate_relu(signal, a)
-        return signal.mul_(ACTIVATIONS[self.activations[l]][1](a))
+        return signal if self.activations[l] is None else ACTIVATIONS[self.activations[l]][1](signal, a)
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -97,9 +86,8 @@ class Chain:
         inputs = [x.flatten(1)]
         for l, layer in enumerate(self.layers):
             z = linear(inputs[-1], layer, self.keep("output", l, len(x), layer.out_features))
-            if l < len(self.activations):
-                inputs.append(self.activate(l, z))
-        return inputs, z
+            inputs.append(self.activate(l, z))
+        return inputs[:-1], z
 
     @torch.no_grad()
     def backward(self, v: torch.Tensor, inputs: list[torch.Tensor]) -> None:

@@ -27,8 +27,7 @@ class LossInputs:
 
     def __init__(self, prediction: torch.Tensor, target: torch.Tensor):
         self.prediction, self.target = prediction.detach(), target
-        self.classification = not target.is_floating_point()
-        self.several = prediction.ndim > 2
+        self.classification, self.several = not target.is_floating_point(), prediction.ndim > 2
         self.xp = np if prediction.device.type == "cpu" else torch
         self.instances = len(target) if self.classification else target.numel()
         check_target(prediction, target)
@@ -38,13 +37,9 @@ class LossInputs:
         return tensor.detach().numpy() if self.xp is np else tensor.detach()
 
     @cached_property
-    def _f(self) -> torch.Tensor:
-        z = self.prediction.mT.contiguous()
-        return torch.softmax(z, -2) if self.classification else z
-
-    @cached_property
     def f(self):
-        return self.array(self._f)
+        z = self.prediction.mT.contiguous()
+        return self.array(torch.softmax(z, -2) if self.classification else z)
 
     @cached_property
     def y(self):
@@ -69,8 +64,7 @@ class LossInputs:
         """
         m = torch.as_tensor(m)
         if self.classification:
-            m, f = torch.broadcast_tensors(m, self._f)
-            m = private.softmax_backward(m, f)
+            m = private.softmax_backward(*torch.broadcast_tensors(m, torch.as_tensor(self.f)))
         return m * (1 / self.instances)
 
 
@@ -89,44 +83,37 @@ def tape_of(loss: MetaLoss, inputs: LossInputs, order: int = 2, k: int = 0) -> t
     return tape.Tape(listed, weights, inputs.y.reshape(-1), f.reshape(-1), inputs.ones)
 
 
-def _squared_error(loss: nn.MSELoss, e: LossInputs) -> torch.Tensor:
-    return (e.prediction - e.target) * (2 / e.instances)
-
-
-def _cross_entropy(loss: nn.CrossEntropyLoss, e: LossInputs) -> torch.Tensor:
-    return torch.as_tensor((e.f - e.y) * (1 / e.instances)).mT
+def _task_gradient(loss: nn.MSELoss | nn.CrossEntropyLoss, e: LossInputs) -> torch.Tensor:
+    factor = 2 if isinstance(loss, nn.MSELoss) else 1
+    return torch.as_tensor((e.f - e.y) * (factor / e.instances)).mT
 
 
 def closed_form(loss):
     """`gradient` written out, of PyTorch's two task losses and where a loss has its own; None for any other."""
-    forward = getattr(type(loss), "forward", None)  # a plain function has none
-    if hasattr(loss, "closed_form") and not loss.non_negative and loss.reduction == "mean":
+    # A plain function has neither.
+    forward, mean = getattr(type(loss), "forward", None), getattr(loss, "reduction", None) == "mean"
+    if mean and hasattr(loss, "closed_form") and not loss.non_negative:
         return type(loss).closed_form
-    if forward is nn.MSELoss.forward and loss.reduction == "mean":
-        return _squared_error
-    if forward is nn.CrossEntropyLoss.forward and loss.reduction == "mean" and not loss.label_smoothing:
-        return _cross_entropy if loss.weight is None and loss.ignore_index < 0 else None
-    return None
+    entropy = forward is nn.CrossEntropyLoss.forward and loss.weight is None
+    entropy = entropy and loss.ignore_index < 0 and not loss.label_smoothing
+    return _task_gradient if mean and (entropy or forward is nn.MSELoss.forward) else None
 
 
 def gradient(loss: nn.Module, inputs: LossInputs) -> torch.Tensor:
     """dL/dz of one loss, of the prediction's shape; on several predictions each is taken alone."""
     if closed := closed_form(loss):
         return closed(loss, inputs)
-    if inputs.several:
-        return torch.stack([gradient(loss, inputs.of(k)) for k in range(len(inputs.prediction))])
-    return Derivatives([loss], inputs).v[0]
+    count = len(inputs.prediction) if inputs.several else 1
+    return Derivatives([loss] * count, inputs).v.reshape(inputs.prediction.shape)
 
 
 def _without_tape(loss: nn.Module, inputs: LossInputs) -> tuple[torch.Tensor, torch.Tensor]:
     """(value (), dL/dz (B, C)) of one loss, in closed form or by autograd."""
-    if closed := closed_form(loss):
-        with torch.no_grad():
-            return loss(inputs.prediction, inputs.target), closed(loss, inputs)
-    with torch.enable_grad():
-        z = inputs.prediction.detach().requires_grad_()
+    closed = closed_form(loss)
+    z = inputs.prediction.detach().requires_grad_(not closed)
+    with torch.set_grad_enabled(not closed):
         value = loss(z, inputs.target)
-        return value.detach(), torch.autograd.grad(value, z)[0]
+    return value.detach(), closed(loss, inputs) if closed else torch.autograd.grad(value, z)[0]
 
 
 class Derivatives:
@@ -141,47 +128,41 @@ class Derivatives:
 
     def __init__(self, losses: Sequence[nn.Module], inputs: LossInputs, order: int = 1):
         self.losses, self.inputs = losses, inputs
-        instances, outputs = inputs.prediction.shape[-2:]
-        v = inputs.prediction.new_empty((len(losses), outputs, instances))
+        v = inputs.prediction.new_empty((len(losses), *inputs.prediction.mT.shape[-2:]))
         m = inputs.array(v).reshape(len(losses), -1)
         with np.errstate(all="ignore"):  # a non-finite loss is counted by who trains under it
-            self.tapes = [tape_of(loss, inputs, order, k) if taped(loss) else None for k, loss in enumerate(losses)]
-            for k, t in enumerate(self.tapes):
-                if t:
-                    m[k] = t.derivative
-        self.v = (inputs.softmax_vjp(v) if any(self.tapes) else v).mT
-        self._known: dict[int, torch.Tensor] = {}  # values of losses without tape
-        for k, t in enumerate(self.tapes):
-            if not t:
-                self._known[k], self.v[k] = _without_tape(losses[k], inputs.of(k))
+            self.tapes = {k: tape_of(loss, inputs, order, k) for k, loss in enumerate(losses) if taped(loss)}
+            for k, t in self.tapes.items():
+                m[k] = t.derivative
+        self.v = (inputs.softmax_vjp(v) if self.tapes else v).mT
+        self._values = v.new_empty(len(losses))
+        for k, loss in enumerate(losses):
+            if k not in self.tapes:
+                self._values[k], self.v[k] = _without_tape(loss, inputs.of(k))
 
     def values(self) -> torch.Tensor:
         """The losses, (K,)."""
-        values, e = self.v.new_empty(len(self.losses)), self.inputs
-        array = e.array(values)
+        array = self.inputs.array(self._values)
         with np.errstate(all="ignore"):
-            for k, t in enumerate(self.tapes):
-                if t:
-                    array[k] = t.value.dot(e.ones) / e.instances
-                else:
-                    values[k] = self._known[k]
-        return values
+            for k, t in self.tapes.items():
+                array[k] = t.value.dot(self.inputs.ones) / self.inputs.instances
+        return self._values
 
     def mixed(self, u: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """d<dL_k/dz, u_k>/dphi_k, one tensor a parameter of each loss; `u` (K, B, C) are directions on the raw outputs
         (eq. 9 with the base model taken out)."""
         pulled = self.inputs.array(self.inputs.softmax_vjp(u.mT.contiguous())).reshape(len(u), -1)
         with np.errstate(all="ignore"):
-            parts = [g for k, t in enumerate(self.tapes) if t for g in t.gradient(pulled[k])]
+            parts = [g for k, t in self.tapes.items() for g in t.gradient(pulled[k])]
         if self.inputs.xp is np:
             flat = torch.from_numpy(np.array(parts, pulled.dtype))
         else:
             parts = [g if isinstance(g, torch.Tensor) else u.new_full((), g) for g in parts]
             flat = torch.stack(parts) if parts else u.new_empty(0)
-        each = iter(flat.split([len(loss.weights) for loss, t in zip(self.losses, self.tapes, strict=True) if t]))
+        own = dict(zip(self.tapes, flat.split([len(self.losses[k].weights) for k in self.tapes]), strict=True))
         return [
-            (next(each).to(loss.weights.dtype),) if t else _mixed_by_autograd(loss, self.inputs.of(k), u[k])
-            for k, (loss, t) in enumerate(zip(self.losses, self.tapes, strict=True))
+            (own[k].to(loss.weights.dtype),) if k in own else _mixed_by_autograd(loss, self.inputs.of(k), u[k])
+            for k, loss in enumerate(self.losses)
         ]
 
 

@@ -34,15 +34,12 @@ class OutputSignals:
     """D_l[b,c,n] = d f_bc / d z_l,bn for every layer: the chain's signals for each output alone."""
 
     def __init__(self, chain: Chain, inputs: list[torch.Tensor], outputs: int):
-        batch = len(inputs[0])
         unit = torch.eye(outputs, dtype=inputs[0].dtype, device=inputs[0].device)
-        rows = unit[:, None, :].expand(outputs, batch, outputs)  # (c, b, n)
-        self.layers = [rows]
+        rows = unit[:, None, :].expand(outputs, len(inputs[0]), outputs)  # (c, b, n)
+        self.layers, self.outputs = [rows], outputs
         for l in range(len(chain.layers) - 1, 0, -1):
             rows = chain.gate(l - 1, rows @ chain.layers[l].weight, inputs[l].expand(outputs, *inputs[l].shape))
-            self.layers.append(rows)
-        self.layers.reverse()
-        self.outputs = outputs
+            self.layers.insert(0, rows)
 
     def factors(self, l: int, gram: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """K delta_l as two factors, (B', B) and (B, n_l), from the gradient `v` (B, C) on the outputs. With one output
@@ -68,8 +65,7 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
     (x, y), (x_new, y_new) = train[0], validation
     alpha = config.first_rate
     s = 1 - alpha * config.base_weight_decay
-    weights = [layer.weight for layer in chain.layers]
-    biases = [layer.bias for layer in chain.layers]
+    weights, biases = zip(*((layer.weight, layer.bias) for layer in chain.layers), strict=True)
     a, z = chain.forward(x)
     D = OutputSignals(chain, a, z.shape[-1])
     found = Derivatives(losses, LossInputs(z, y), order=2)
@@ -79,11 +75,9 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
     first_gram = _gram(first_input, a[0], biases[0])
     if len(weights) == 1:
         # Nothing as wide as the input is left: all losses in one product each way, (K C, B) in memory.
-        count, outputs = len(losses), z.shape[-1]
-        z_new = torch.addmm(first_product.T.repeat(count, 1), v.mT.reshape(-1, len(z)), first_gram.T, alpha=-alpha)
-        z_new = z_new.view(count, outputs, -1).mT
-        epsilon = gradient(task_loss, LossInputs(z_new, y_new))
-        u = (epsilon.mT.reshape(-1, len(x_new)) @ first_gram).view(count, outputs, -1).mT
+        z_new = torch.addmm(first_product.T.repeat(len(v), 1), v.mT.flatten(0, 1), first_gram.T, alpha=-alpha)
+        epsilon = gradient(task_loss, LossInputs(z_new.unflatten(0, (len(v), -1)).mT, y_new))
+        u = (epsilon.mT.flatten(0, 1) @ first_gram).unflatten(0, (len(v), -1)).mT
     else:
         u = torch.zeros_like(v)
         for k in range(len(losses)):
@@ -96,8 +90,7 @@ def gram_engine(losses, model, train, validation, task_loss, config: Config, see
                 left, right = D.factors(l, gram[l], v[k])
                 delta.append(right)
                 z_new = torch.addmm(product, left, right, beta=scale, alpha=-alpha)
-                if l < len(chain.activations):
-                    a_new.append(chain.activate(l, z_new))
+                a_new.append(chain.activate(l, z_new))
             epsilon = gradient(task_loss, LossInputs(z_new, y_new))
             for l in range(len(weights) - 1, -1, -1):
                 seen, overlap = D.products(l, gram[l], v[k], delta[l], epsilon)

@@ -42,10 +42,7 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
         adjoint, total = torch.autograd.grad(z, theta, v, materialize_grads=True), None
         for s in range(len(train) - 1, -1, -1):
             l = rule.back(adjoint)
-            if s == 0 and linear:
-                u = linear(l)
-            else:
-                u = jvp(lambda *w, s=s: maps(w, train[s][0], seeds[s]), path[s], l)[1]
+            u = linear(l) if linear and s == 0 else jvp(lambda *w, s=s: maps(w, train[s][0], seeds[s]), path[s], l)[1]
             (part,) = found[s].mixed(u.detach()[None])
             total = part if total is None else private.add_scaled(total, part, 1)
             if s:

@@ -85,10 +85,8 @@ _USUAL = {Tanh: lambda old: nn.Tanh(), HalvingPool: lambda old: nn.AvgPool2d(2)}
 def _replaced(model: nn.Module, rules: dict) -> nn.Module:
     """Exchange layers of exactly these types, each for one new layer however often it is registered."""
     made: dict[nn.Module, nn.Module] = {}
-    for parent in list(model.modules()):
-        children = [(n, m) for n, m in parent.named_modules(remove_duplicate=False) if n and "." not in n]
-        for name, child in children:
-            if type(child) in rules and not hooked(child):
-                made.setdefault(child, rules[type(child)](child).train(child.training))
-                setattr(parent, name, made[child])
+    for name, old in list(model.named_modules(remove_duplicate=False)):
+        if name and type(old) in rules and not hooked(old):
+            made.setdefault(old, rules[type(old)](old).train(old.training))
+            model.set_submodule(name, made[old])
     return model

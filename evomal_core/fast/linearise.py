@@ -2,15 +2,15 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from . import private
 from .chain import plain_layers
 from .layers import HalvingPool, Tanh
 
 KEPT = (nn.Flatten, nn.Identity, nn.AvgPool2d, HalvingPool, nn.AdaptiveAvgPool2d)  # linear: their own derivatives
-ELEMENTWISE = {nn.ReLU: private.threshold_backward, nn.Tanh: private.tanh_backward}
-ELEMENTWISE |= {Tanh: private.tanh_backward, nn.Sigmoid: private.sigmoid_backward}  # (tangent, output) -> tangent
+# (tangent, output) -> tangent, which may lie in the memory of the first: nobody else holds it
+ELEMENTWISE = {nn.ReLU: private.gate_relu, nn.Sigmoid: private.sigmoid_backward}
+ELEMENTWISE |= dict.fromkeys((nn.Tanh, Tanh), private.tanh_backward)
 
 
 class Linearisation:
@@ -32,9 +32,8 @@ class Linearisation:
     def __init__(self, model: nn.Sequential, x: Tensor):
         self.layers = []  # (layer, input, output)
         for layer in model:
-            a = layer(x)
-            self.layers.append((layer, x, a))
-            x = a
+            before, x = x, layer(x)
+            self.layers.append((layer, before, x))
 
     @torch.no_grad()
     def __call__(self, directions) -> Tensor:
@@ -53,5 +52,5 @@ class Linearisation:
 def _affine(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What the layer gives with another weight and bias."""
     if type(layer) is nn.Linear:
-        return functional.linear(x, weight, bias)
-    return functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return nn.functional.linear(x, weight, bias)
+    return nn.functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)

@@ -5,6 +5,7 @@ Nothing else in the package uses a private function. `tests/test_private.py` hol
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
 aten = torch.ops.aten
 
@@ -15,13 +16,8 @@ def softmax_backward_fallback(m: Tensor, p: Tensor) -> Tensor:
     return weighted - p * weighted.sum(-2, keepdim=True)
 
 
-def threshold_backward_fallback(signal: Tensor, a: Tensor) -> Tensor:
-    """The signal where the output `a` of a ReLU is positive, else 0."""
-    return torch.where(a > 0, signal, signal.new_zeros(()))
-
-
 def gate_relu_fallback(signal: Tensor, a: Tensor) -> Tensor:
-    """The same in the memory of `signal`."""
+    """The signal where the output `a` of a ReLU is positive, else 0, in the memory of `signal`."""
     return signal.masked_fill_(a <= 0, 0)
 
 
@@ -40,22 +36,13 @@ def add_scaled_fallback(a, b, factor: float) -> tuple[Tensor, ...]:
     return tuple(x + factor * y for x, y in zip(a, b, strict=True))
 
 
-def fused_sgd_fallback(weights, gradients, momenta, *, lr, weight_decay, momentum, nesterov) -> None:
+def fused_sgd_fallback(weights, gradients, momenta, **settings) -> None:
     """One step of `torch.optim.SGD` in place; `momenta` begin at zero and are empty without momentum."""
-    for k, (w, g) in enumerate(zip(weights, gradients, strict=True)):
-        direction = g.add(w, alpha=weight_decay) if weight_decay else g
-        if momenta:
-            momenta[k].mul_(momentum).add_(direction)
-            direction = direction.add(momenta[k], alpha=momentum) if nesterov else momenta[k]
-        w.add_(direction, alpha=-lr)
+    sgd(weights, gradients, momenta or [None] * len(weights), dampening=0.0, maximize=False, **settings)
 
 
 def _softmax_backward(m: Tensor, p: Tensor) -> Tensor:
     return aten._softmax_backward_data(m, p, -2, m.dtype)
-
-
-def _threshold_backward(signal: Tensor, a: Tensor) -> Tensor:
-    return aten.threshold_backward(signal, a, 0)
 
 
 def _gate_relu(signal: Tensor, a: Tensor) -> Tensor:
@@ -72,7 +59,6 @@ def _fused_sgd(weights, gradients, momenta, **settings) -> None:
 
 
 softmax_backward = _softmax_backward if hasattr(aten, "_softmax_backward_data") else softmax_backward_fallback
-threshold_backward = _threshold_backward if hasattr(aten, "threshold_backward") else threshold_backward_fallback
 gate_relu = _gate_relu if hasattr(aten, "threshold_backward") else gate_relu_fallback
 tanh_backward = aten.tanh_backward if hasattr(aten, "tanh_backward") else tanh_backward_fallback
 sigmoid_backward = aten.sigmoid_backward if hasattr(aten, "sigmoid_backward") else sigmoid_backward_fallback

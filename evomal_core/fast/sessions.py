@@ -31,20 +31,14 @@ class Sgd:
     @torch.no_grad()
     def step(self) -> None:
         """Weights without a gradient stay as they are. Without momentum there are no momenta."""
-        has = [k for k, w in enumerate(self.weights) if w.grad is not None]
-        gradients = [as_its_weight(self.weights[k].grad, self.weights[k]) for k in has]
-        private.fused_sgd(
-            [self.weights[k] for k in has], gradients, [self.momenta[k] for k in has if self.momenta], **self.settings
-        )
+        weights = [w for w in self.weights if w.grad is not None]
+        momenta = [m for w, m in zip(self.weights, self.momenta, strict=False) if w.grad is not None]
+        laid_out = [w.grad if w.grad.stride() == w.stride() else torch.empty_like(w).copy_(w.grad) for w in weights]
+        private.fused_sgd(weights, laid_out, momenta, **self.settings)
 
     def change_rate(self, factor: float) -> None:
         """Multiply the learning rate."""
         self.settings["lr"] *= factor
-
-
-def as_its_weight(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The gradient in the memory order of its weight."""
-    return gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)
 
 
 class FastSession(Session):
@@ -82,5 +76,4 @@ def sessions(losses: Sequence[nn.Module], problem: Problem, config: Config) -> l
     if together == 1:
         return [FastSession(loss, problem, config) for loss in losses]
     kind = stacked.LinearSession if stacked.single_layer(problem.model) else stacked.StackedSession
-    groups = [losses[i : i + together] for i in range(0, len(losses), together)]
-    return [kind(group, problem, config, Sgd) for group in groups]
+    return [kind(losses[i : i + together], problem, config, Sgd) for i in range(0, len(losses), together)]

@@ -7,7 +7,7 @@ statistics, and what layers draw is the same for all copies, as in runs one by o
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -32,9 +32,8 @@ def copies(config: Config, problem: Problem) -> int:
     """
     if config.copies:
         return config.copies
-    if not (problem.task.device.type == "cuda" or single_layer(problem.model)):
-        return 1
-    return max(1, min(MOST_COPIES, STACKED_BYTES // problem.bytes_of_a_copy(config.batch_size)))
+    pays = problem.task.device.type == "cuda" or single_layer(problem.model)
+    return max(1, min(MOST_COPIES, STACKED_BYTES // problem.bytes_of_a_copy(config.batch_size))) if pays else 1
 
 
 def single_layer(model: nn.Module) -> bool:
@@ -43,34 +42,9 @@ def single_layer(model: nn.Module) -> bool:
     return chain is not None and len(chain.layers) == 1
 
 
-class CapturedStep:
-    """`step(x, y)` as one CUDA graph that is replayed: a small model's step costs its launches, not its arithmetic.
-
-    The first calls run as they are, on a side stream, which sets up the allocator and the optimiser's state. Shapes must
-    stay as they are, and the step may not draw random numbers or wait for the device.
-    """
-
-    WARM_UP = 3
-
-    def __init__(self, step: Callable):
-        self.step, self.calls, self.graph = step, 0, None
-
-    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        self.calls += 1
-        if self.calls <= self.WARM_UP:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self.step(x, y)
-            torch.cuda.current_stream().wait_stream(side)
-            return
-        if self.graph is None:
-            self.x, self.y, self.graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # records, does not run
-                self.step(self.x, self.y)
-        self.x.copy_(x)
-        self.y.copy_(y)
-        self.graph.replay()
+def vmapped(maps: ForwardMap, x: torch.Tensor, seed: int | None) -> Callable:
+    """(stacked weights, stacked buffers) -> outputs of the copies, (K, B, C)."""
+    return vmap(lambda weights, fixed: maps(weights, x, seed, fixed), randomness="same")
 
 
 class StackedSession(Session):
@@ -84,36 +58,32 @@ class StackedSession(Session):
         self.fixed = self.map.stacked_fixed(n)
         self.optimiser = optimiser(self.stacked, config)
         self.nonfinite, self.stopped = torch.zeros(n, device=problem.task.device), torch.zeros((), dtype=torch.bool)
-        self.captured = CapturedStep(self._step) if config.cuda_graphs and self.nonfinite.is_cuda else None
-        self.rate = self.optimiser.settings["lr"]
+
+    def outputs(self, x: torch.Tensor, seed: int | None) -> torch.Tensor:
+        """What the copies give for the inputs x, (K, B, C)."""
+        return vmapped(self.map, x, seed)(self.stacked, self.fixed)
+
+    def gradients(self, x: torch.Tensor, z: torch.Tensor, v: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Of the stacked weights, from the gradients `v` on the outputs `z`, both (K, B, C)."""
+        return torch.autograd.grad(z, self.stacked, v, materialize_grads=True)
 
     def step(self, batch, seed: int | None) -> None:
         """One gradient step of every copy (eq. 3)."""
-        if self.captured and self.rate != self.optimiser.settings["lr"]:  # a captured step holds it as a constant
-            self.captured, self.rate = CapturedStep(self._step), self.optimiser.settings["lr"]
-        if self.captured and seed is None:
-            self.captured(*batch)
-        else:
-            self._step(*batch, seed)
-
-    def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
-        run = vmap(lambda w, fixed: self.map(w, x, seed, fixed), randomness="same")
-        z = run(self.stacked, self.fixed)
+        x, y = batch
+        z = self.outputs(x, seed)
         found = Derivatives(self.losses, LossInputs(z, y))
         self.nonfinite.add_(found.values(), alpha=0)
-        results = torch.autograd.grad(z, self.stacked, found.v, materialize_grads=True)
-        for weight, g in zip(self.stacked, results, strict=True):
+        for weight, g in zip(self.stacked, self.gradients(x, z, found.v), strict=True):
             weight.grad = g
         self.optimiser.step()
 
     def models(self) -> list[nn.Module | None]:
         """The trained models, None where a training loss was not finite."""
-        result: list[nn.Module | None] = []
-        for k, finite in enumerate(self.nonfinite.isfinite().tolist()):
-            result.append(copy.deepcopy(self.model) if finite else None)
-            if finite:
-                result[k].load_state_dict({n: t[k] for n, t in self.weights().items()}, strict=False)
-        return result
+        models = [copy.deepcopy(self.model) if finite else None for finite in self.nonfinite.isfinite().tolist()]
+        for k, model in enumerate(models):
+            if model is not None:
+                model.load_state_dict({name: t[k] for name, t in self.weights().items()}, strict=False)
+        return models
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: self.stacked[place].detach() for name, place in self.map.names} | self.fixed
@@ -123,38 +93,30 @@ class LinearSession(StackedSession):
     """The same for a single Linear layer, also for a CPU: K models side by side are one weight (K C, n)."""
 
     @torch.no_grad()
-    def _step(self, x: torch.Tensor, y: torch.Tensor, seed: int | None = None) -> None:
+    def outputs(self, x: torch.Tensor, seed: int | None) -> torch.Tensor:
         weight, *bias = self.stacked  # (K, C, n), (K, C)
         x, rows = x.flatten(1), weight.flatten(0, 1)
         z = torch.addmm(bias[0].view(-1, 1), rows, x.T) if bias else rows @ x.T  # (K C, B)
-        found = Derivatives(self.losses, LossInputs(z.view(*weight.shape[:2], -1).mT, y))
-        self.nonfinite.add_(found.values(), alpha=0)
-        weight.grad = (found.v.mT.reshape(len(rows), -1) @ x).view_as(weight)
-        if bias:
-            bias[0].grad = found.v.sum(1)
-        self.optimiser.step()
+        return z.view(*weight.shape[:2], -1).mT
+
+    def gradients(self, x: torch.Tensor, z: torch.Tensor, v: torch.Tensor) -> Sequence[torch.Tensor]:
+        of_weight = (v.mT.flatten(0, 1) @ x.flatten(1)).view_as(self.stacked[0])
+        return (of_weight, v.sum(1)) if len(self.stacked) > 1 else (of_weight,)
 
 
 def stacked_jvp(losses, maps, z0, theta0, train, validation, task_loss, config: Config, seeds) -> list[tuple]:
     """`jvp_engine` for S_base = 1, all losses at once: batched vjp, K models at theta_new, batched jvp."""
-    x, y = train
     alpha, decay = config.first_rate, config.base_weight_decay
-    found = Derivatives(losses, LossInputs(z0, y), order=2)
-    g = torch.autograd.grad(
-        z0, theta0, found.v, is_grads_batched=True, retain_graph=True, materialize_grads=True
-    )  # (K, ...)
-    moved = zip(maps.weights, g, strict=True)
-    theta = tuple((w - alpha * (g_w + decay * w)).requires_grad_() for w, g_w in moved)
-    fixed = maps.stacked_fixed(len(losses))
+    found = Derivatives(losses, LossInputs(z0, train[1]), order=2)
+    # (K, ...)
+    g = torch.autograd.grad(z0, theta0, found.v, is_grads_batched=True, retain_graph=True, materialize_grads=True)
+    theta = tuple((w - alpha * (g_w + decay * w)).requires_grad_() for w, g_w in zip(maps.weights, g, strict=True))
     with torch.enable_grad():
-        z = vmap(lambda w, b: maps(w, validation[0], seeds[-1], b), randomness="same")(theta, fixed)
-    task_v = gradient(task_loss, LossInputs(z, validation[1]))
-    h = torch.autograd.grad(z, theta, task_v, materialize_grads=True)
+        z = vmapped(maps, validation[0], seeds[-1])(theta, maps.stacked_fixed(len(losses)))
+    h = torch.autograd.grad(z, theta, gradient(task_loss, LossInputs(z, validation[1])), materialize_grads=True)
 
     def along(t, fixed):  # a forward pass may not write into what it captured
-        run = lambda *w: maps(w, x, seeds[0], {name: tensor.clone() for name, tensor in fixed.items()})  # noqa: E731
-        return jvp(run, maps.weights, t)[1]
+        return jvp(lambda *w: maps(w, train[0], seeds[0], {n: b.clone() for n, b in fixed.items()}), maps.weights, t)[1]
 
     directions = tuple(-alpha * part for part in h)
-    u = vmap(along, randomness="same")(directions, maps.stacked_fixed(len(losses)))  # (K, B, C)
-    return found.mixed(u)
+    return found.mixed(vmap(along, randomness="same")(directions, maps.stacked_fixed(len(losses))))

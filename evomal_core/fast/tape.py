@@ -21,20 +21,15 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from ..checks import check
 from ..losses import expression as trees
 from ..losses.primitives import PRIMITIVES, SOFTPLUS, Operator
 
-
-def _as_numbers(compare):
-    """A comparison of tensors as numbers 0 and 1 of their type."""
-    return lambda a, b: compare(a, b).to(a.dtype)
-
-
-# What the operations' names stand for, where it is neither in `operator` nor in the library as it is
-OWN = {
-    np: {"dot": np.ndarray.dot, "ones_like": lambda a: 1},
-    torch: {name: _as_numbers(getattr(operator, name)) for name in ("gt", "ge", "lt", "le")},
-}
+# What the operations' names stand for, where it is neither in `operator` nor in the library as it is. A comparison gives
+# numbers 0 and 1 of its arguments' type.
+COMPARISONS = [operator.gt, operator.ge, operator.lt, operator.le]
+OWN = {np: {"dot": np.ndarray.dot, "ones_like": lambda a: 1}}
+OWN[torch] = {c.__name__: lambda a, b, compare=c: compare(a, b).to(a.dtype) for c in COMPARISONS}
 LOWER_CLIP = {np: np.maximum, torch: torch.clip}  # clip with a lower end alone, where NumPy's own takes twice as long
 # What needs no operation: most derivatives are 0 or 1
 RULES = {"mul": {0: lambda x: 0, 1: lambda x: x, -1: operator.neg}, "add": {0: lambda x: x}}
@@ -80,9 +75,8 @@ class Recorder:
                 if isinstance(a, int) and a in RULES[name]:
                     return RULES[name][a](rest)
         of_scalars = all(a.scalar for a in arguments if isinstance(a, Symbol))
-        kind = (
-            "constant" if of_scalars or len(arguments) > 2 else "array"
-        )  # beside an array a plain number takes longer
+        # Beside an array a plain number takes longer.
+        kind = "constant" if of_scalars or len(arguments) > 2 else "array"
         indices = [a.index if isinstance(a, Symbol) else self.symbol(kind, a).index for a in arguments]
         return self.symbol(name, *indices, scalar=of_scalars or name == "dot")
 
@@ -91,10 +85,8 @@ class Recorder:
             raise ValueError(f"NumPy and torch do not both have a function {name!r}")
 
         def function(*arguments, **named):
-            if named or not any(isinstance(a, Symbol) for a in arguments):
-                raise ValueError(
-                    f"{name} takes the operator's arguments and numbers by position; got {arguments}, {named}"
-                )
+            good = not named and any(isinstance(a, Symbol) for a in arguments)
+            check(good, f"what {name} takes", "the operator's arguments and numbers by position", (arguments, named))
             return self.record(name, *arguments)
 
         return function
@@ -120,35 +112,27 @@ class Program:
         weights = [recorder.symbol("given", k) for k in range(len(tree) - 1)]
         u = recorder.symbol("given", "u", scalar=False)
         terminals = {"y": (y, 0), "f": (f, 1), "1": (1, 0), "-1": (-1, 0)}
-        nodes: list = [None] * len(tree)  # (value, tangent)
+        names, children = [trees.node_name(node) for node in tree], trees.children(tree)
+        nodes = [terminals.get(name) for name in names]  # (value, tangent)
         edges: list = [None] * len(tree)  # partial derivatives, tangents of the weighted arguments
-        children = trees.children(tree)
         for i in range(len(tree) - 1, -1, -1):  # children stand behind their parent
-            name = trees.node_name(tree[i])
-            if name in terminals:
-                nodes[i] = terminals[name]
-                continue
-            x, t = ([nodes[c][part] * weights[c - 1] for c in children[i]] for part in (0, 1))
-            nodes[i], edges[i] = self._apply(PRIMITIVES[protection][name], recorder, x, t)
-        (value, tangent), output = nodes[0], None
-        if non_negative:
-            (value, tangent), output = self._apply(SOFTPLUS, recorder, [value], [tangent])
+            if nodes[i] is None:
+                x, t = ([nodes[c][part] * weights[c - 1] for c in children[i]] for part in (0, 1))
+                nodes[i], edges[i] = self._apply(PRIMITIVES[protection][names[i]], recorder, x, t)
+        root = self._apply(SOFTPLUS, recorder, *([part] for part in nodes[0])) if non_negative else (nodes[0], None)
+        (value, tangent), output = root
         begin = len(recorder.entries)  # of the sweep back
         gradient: list = [0] * len(weights)
         if order > 1:
-            bars = [(0, u)] * len(tree)
-            if output:
-                (bars[0],) = self._pull(0, u, *output)
+            bars = (self._pull(0, u, *output) if output else [(0, u)]) * len(tree)  # the root's comes first
             for i, arguments in enumerate(children):
                 for c, (x_bar, t_bar) in zip(arguments, arguments and self._pull(*bars[i], *edges[i]), strict=True):
                     a, a_tangent = nodes[c]
                     if isinstance(a, int) or a.scalar:
                         x_bar = self._inner(x_bar, 1)  # what every element adds to a scalar
                     gradient[c - 1] = self._inner(x_bar, a) + self._inner(t_bar, a_tangent)
-                    bars[c] = (
-                        x_bar * weights[c - 1],
-                        0 if isinstance(a_tangent, int) and not a_tangent else t_bar * weights[c - 1],
-                    )
+                    t_bar = 0 if isinstance(a_tangent, int) and not a_tangent else t_bar
+                    bars[c] = x_bar * weights[c - 1], t_bar * weights[c - 1]
         results = [r if isinstance(r, Symbol) else recorder.symbol("constant", r) for r in (value, tangent, *gradient)]
         self.value, self.derivative, *self.gradient = [r.index for r in results]
         self._list(recorder.entries, begin, {r.index for r in results}, xp, dtype)
@@ -162,19 +146,16 @@ class Program:
     @staticmethod
     def _pull(o_bar, ot_bar, partials: list, t: list) -> list[tuple]:
         """Adjoints (x_bar, x'_bar) of an operator's weighted arguments."""
-        n, result = len(t), []
-        for j in range(n):
-            second = sum(ot_bar * partials[n + j + k] * t[k] for k in range(n))  # they stand as aa, ab, bb
-            result.append((o_bar * partials[j] + second, ot_bar * partials[j]))
-        return result
+        n = len(t)
+        second = [sum(ot_bar * partials[n + j + k] * t[k] for k in range(n)) for j in range(n)]  # as aa, ab, bb
+        return [(o_bar * p + s, ot_bar * p) for p, s in zip(partials, second, strict=False)]
 
     def _inner(self, bar, a):
         """<bar, a> over the elements of the array `bar`, or the sum that it is already."""
         if isinstance(bar, int) or bar.scalar:
             return bar * a
-        if isinstance(a, int) or a.scalar:
-            return bar.recorder.record("dot", bar, self.ones) * a
-        return bar.recorder.record("dot", bar, a)
+        summand, factor = (self.ones, a) if isinstance(a, int) or a.scalar else (a, 1)
+        return bar.recorder.record("dot", bar, summand) * factor
 
     def _list(self, entries: list[tuple], begin: int, needed: set[int], xp, dtype) -> None:
         """Keep the operations that the positions `needed` depend on."""
