@@ -92,7 +92,8 @@ class StackedSession(Session):
 class LinearSession(StackedSession):
     """The same for a single Linear layer, also for a CPU: K models side by side are one weight (K C, n)."""
 
-    @torch.no_grad()
+    step = torch.no_grad()(StackedSession.step)
+
     def outputs(self, x: torch.Tensor, seed: int | None) -> torch.Tensor:
         weight, *bias = self.stacked  # (K, C, n), (K, C)
         x, rows = x.flatten(1), weight.flatten(0, 1)
