@@ -160,7 +160,7 @@ def timed(problem, config: Config, sizes: dict[str, int]) -> Rates:
     largest = config.batch_size
     size = next((s for s in (4, 16, 64) if s < largest and _a_step(partial(train, s)) > BRIEF), largest)
     losses = losses if size == largest else losses[:1]
-    batches = [size] if size == largest else [size, min(2 * size, largest)]
+    batches = [size] if size == largest else [size, min(4 * size, largest)]
 
     def a_step(run: Callable[[int, int], object]) -> float:
         seconds = [_a_step(partial(run, batch)) for batch in batches]

@@ -5,7 +5,7 @@
 `evomal_core` computes and keeps the results, and knows nothing of this package.
 """
 
-from . import audit, costs, flatness, landscape, operators, planning, plots, report, searches, shapes, transfer
+from . import audit, costs, flatness, landscape, operators, planning, plots, rates, report, searches, shapes, transfer
 from .parameters import Parameters, read_parameters
 from .report import paper_loss
 
@@ -19,6 +19,7 @@ __all__ = [
     "paper_loss",
     "planning",
     "plots",
+    "rates",
     "read_parameters",
     "report",
     "searches",

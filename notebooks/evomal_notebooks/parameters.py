@@ -9,6 +9,7 @@ single values (`-p seed 3`), so a list may also be one value or a comma-separate
 """
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ class Parameters:
         plan: show how long the runs are expected to take, and compute nothing.
         source, target: "mnist/lenet5", the data set and model that losses are taken from, and that they are tested on; the
             rows are then transfers, and `datasets` and `models` do not count.
+        rates: base learning rates.
     """
 
     seed: int | None = None
@@ -57,6 +59,7 @@ class Parameters:
     plan: bool = False
     source: str | None = None
     target: str | None = None
+    rates: tuple[float, ...] = ()
 
     @property
     def rows(self) -> list[Cell]:
@@ -91,6 +94,7 @@ class Parameters:
 
     def __str__(self) -> str:
         unused = ("datasets", "models") if self.target else ("source", "target")
+        unused += () if self.rates else ("rates",)
         return "\n".join(f"{name} = {value!r}" for name, value in asdict(self).items() if name not in unused)
 
 
@@ -136,6 +140,8 @@ def _read(name: str, value):
         return None
     if name in ("seed", "workers"):
         return _whole(name, text, least=int(name == "workers"))
+    if name == "rates":
+        return tuple(_rate(part) for part in text.strip("[]()").split(",") if part.strip())
     if name in ("source", "target"):
         return "/".join(_pair(name, text)) if text else None
     if name in ("force", "plan"):
@@ -149,6 +155,17 @@ def _pair(name: str, text: str) -> tuple[str, str]:
     if not model or "/" in model:
         raise ValueError(f"{name} must be a data set and a model such as 'mnist/lenet5', got {text!r}")
     return check_choice(f"data set of {name}", dataset, DATASETS), check_choice(f"model of {name}", model, MODELS)
+
+
+def _rate(text: str) -> float:
+    """A learning rate: a positive finite number."""
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError(f"rates must be positive numbers, got {text.strip()!r}")
+    return rate
 
 
 def _whole(name: str, text: str, least: int = 0) -> int:

@@ -76,7 +76,7 @@ def show(figure: Figure, **how) -> None:
         return
     full, small = io.BytesIO(), io.BytesIO()
     width, height = figure.get_size_inches()
-    figure.savefig(full, format="png", dpi=min(95, 780 / width, max(64, 780 / height)))
+    figure.savefig(full, format="png", dpi=min(95, 780 / width, max(58, 690 / height)))
     few = PIL.Image.open(full).convert("RGB").quantize(palette=_few_colours(), dither=PIL.Image.Dither.NONE)
     few.save(small, format="png", optimize=True)
     ipython.display.display(ipython.display.Image(small.getvalue(), format="png"), **how)
