@@ -5,13 +5,14 @@
 `evomal_core` computes and keeps the results, and knows nothing of this package.
 """
 
-from . import audit, costs, operators, plots, report, searches, shapes
+from . import audit, calibration, costs, operators, plots, report, searches, shapes, smoothing
 from .parameters import Parameters, read_parameters
 from .report import paper_loss
 
 __all__ = [
     "Parameters",
     "audit",
+    "calibration",
     "costs",
     "operators",
     "paper_loss",
@@ -20,4 +21,5 @@ __all__ = [
     "report",
     "searches",
     "shapes",
+    "smoothing",
 ]
