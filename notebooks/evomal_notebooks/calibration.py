@@ -18,7 +18,7 @@ from evomal_core.training import batches
 
 from . import report
 from .plots import PALETTE, grid, style
-from .smoothing import absolute
+from .smoothing import FocalLoss, absolute
 
 BINS = 15
 TASK = ["dataset", "model", "budget", "steps"]
@@ -28,10 +28,14 @@ COLUMNS = [*KEY, "n", "status", *MEASURES, "seconds", "hardware", "torch", "comm
 WORDS = {
     "error": "test error",
     "confidence": "mean confidence",
+    "gap": "confidence − accuracy",
     "ece": "expected calibration error",
     "nll": "test cross-entropy",
     "norm": "norm of the logits",
 }
+FOUND = {"smaller": "is lower", "larger": "is higher", "the same": "is the same", "open": "is open"}
+SHORT = {"smaller": "lower", "larger": "higher", "the same": "same", "open": "open"}
+SAME = 5e-4  # differences that are nearer to 0 are of no account
 # (loss, the loss that it is compared with, what their difference shows)
 PAIRS = (
     ("absolute, w = 1", "2 x cross-entropy", "ε and the bars alone"),
@@ -44,21 +48,6 @@ PAIRS = (
     ("focal", "cross-entropy", "the focal loss"),
     ("EvoMAL", "cross-entropy", "what EvoMAL found on MNIST with a logistic regression"),
 )
-
-
-class FocalLoss(nn.Module):
-    """The focal loss -(1 - p)^gamma log p of the true class (Lin et al. 2017), averaged over the batch.
-
-    It is called with logits (B, C) and class indices (B,).
-    """
-
-    def __init__(self, gamma: float = 2.0):
-        super().__init__()
-        self.gamma = gamma
-
-    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        log_p = functional.log_softmax(prediction, -1).gather(-1, target[:, None])  # (B, 1)
-        return -((-torch.expm1(log_p)) ** self.gamma * log_p).mean()
 
 
 class Times(nn.Module):
@@ -186,30 +175,46 @@ def compute(
     return table[[tuple(row) in keys for row in table[[*TASK, "seed"]].itertuples(index=False)]]
 
 
+def title(budget: str, dataset: str, model: str, steps: int) -> str:
+    """A task in words: its data set, model, steps, and the settings in which its budget is changed."""
+    changes = [change.replace("base_learning_rate=", "learning rate ") for change in budget.split("+")[1:]]
+    return ", ".join([dataset, model, f"{steps} steps", *changes])
+
+
+def with_titles(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The rows with two columns more: "task", their `title`, and "gap", the mean confidence minus the accuracy."""
+    words = [title(row.budget, row.dataset, row.model, row.steps) for row in table.itertuples()]
+    return table.assign(task=words, gap=table["confidence"] - (1 - table["error"]))
+
+
 def summary(table: pandas.DataFrame) -> pandas.DataFrame:
     """Mean, sample standard deviation and count of each measure over the seeds, a row for each task and loss."""
-    return table.groupby([*TASK, "loss"], sort=False)[list(MEASURES)].agg(["mean", "std", "count"])
+    groups = with_titles(table).groupby(["task", "loss"], sort=False)
+    return groups[["error", "confidence", "gap", "ece", "nll", "norm"]].agg(["mean", "std", "count"])
 
 
 def display_summary(table: pandas.DataFrame) -> pandas.DataFrame:
-    """`summary` of rows for reading, with the number of seeds and of the trainings that diverged."""
+    """`summary` of rows for reading, with the number n of seeds and of the trainings that diverged."""
     stats, shown = summary(table), {}
-    groups = table.groupby([*TASK, "loss"], sort=False)["status"]
-    for measure in MEASURES:
-        part = stats[measure]
-        shown[WORDS[measure]] = [
-            report.number(r.mean) + ("" if pandas.isna(r.std) else f" ± {report.number(r.std)}")
-            for r in part.itertuples()
+    for measure, words in WORDS.items():
+        signs = "+" if measure == "gap" else ""
+        shown[words] = [
+            report.number(r.mean, signs) + ("" if pandas.isna(r.std) else f" ± {report.number(r.std)}")
+            for r in stats[measure].itertuples()
         ]
     shown["n"] = stats["error", "count"].to_list()
+    groups = with_titles(table).groupby(["task", "loss"], sort=False)["status"]
     shown["diverged"] = [int((group == "diverged").sum()) for _, group in groups]
-    return pandas.DataFrame(shown, index=stats.index).droplevel("budget")
+    return pandas.DataFrame(shown, index=stats.index)
 
 
 def compare(table: pandas.DataFrame, pairs: Iterable[tuple[str, str, str]] = PAIRS) -> pandas.DataFrame:
-    """What `report.paired` says of the differences, first loss minus second over common seeds, for each task and measure."""
+    """What `report.paired` says of the differences, first loss minus second over common seeds, for each task and measure.
+
+    A finding is "the same" where the interval lies within ±SAME.
+    """
     rows = []
-    for task, group in table.groupby(TASK, sort=False):
+    for task, group in with_titles(table).groupby("task", sort=False):
         for first, second, shows in pairs:
             for measure in MEASURES:
                 by_seed = group.dropna(subset=measure).pivot(index="seed", columns="loss", values=measure)
@@ -217,44 +222,61 @@ def compare(table: pandas.DataFrame, pairs: Iterable[tuple[str, str, str]] = PAI
                     continue
                 differences = (by_seed[first] - by_seed[second]).dropna()
                 if len(differences):
-                    row = dict(zip(TASK, task, strict=True)) | {"loss": first, "other": second, "shows": shows}
-                    rows.append(row | {"measure": measure} | report.paired(differences))
-    columns = [*TASK, "loss", "other", "shows", "measure", *report.paired([0.0])]
-    return pandas.DataFrame(rows, columns=columns)
+                    row = {"task": task, "loss": first, "other": second, "shows": shows, "measure": measure}
+                    row |= report.paired(differences)
+                    same = max(-row["low"], row["high"]) < SAME  # False for an interval that is NaN
+                    rows.append(row | ({"finding": "the same"} if same else {}))
+    return pandas.DataFrame(rows, columns=["task", "loss", "other", "shows", "measure", *report.paired([0.0])])
 
 
 def verdicts(comparison: pandas.DataFrame, chosen: Iterable[str] = ("confidence", "ece", "error")) -> list[str]:
-    """A sentence for each pair of losses and each task of a table of `compare`: which measures are smaller, or larger."""
-    lines, words = [], {"smaller": "is lower", "larger": "is higher", "open": "is open"}
-    for (dataset, model, _, steps, first, second), group in comparison.groupby([*TASK, "loss", "other"], sort=False):
+    """A sentence for each task and pair of losses of a table of `compare`: which measures are lower, and which higher."""
+    lines, chosen = [], list(chosen)
+    for (task, first, second), group in comparison.groupby(["task", "loss", "other"], sort=False):
         rows = {row.measure: row for row in group.itertuples()}
         found = [
-            f"the {WORDS[m]} {words[rows[m].finding]} ({report.number(rows[m].difference, '+')} {report.interval(rows[m])})"
+            f"the {WORDS[m]} {FOUND[rows[m].finding]} ({report.number(rows[m].difference, '+')} {report.interval(rows[m])})"
             for m in chosen
         ]
-        start = f"{dataset}, {model}, {steps} steps, n = {group['n'].iloc[0]}: with {first} instead of {second}, "
+        start = f"{task}, n = {group['n'].iloc[0]}: with {first} instead of {second}, "
         lines.append(start + ", ".join(found[:-1]) + f", and {found[-1]}.")
     return lines
 
 
+def counts(comparison: pandas.DataFrame, chosen: Iterable[str] = ("confidence", "ece", "error")) -> pandas.DataFrame:
+    """On how many tasks each of the chosen measures is lower, higher, the same and open; a row for each pair of losses."""
+    rows = {}
+    for (first, second), group in comparison.groupby(["loss", "other"], sort=False):
+        row = {}
+        for measure in chosen:
+            found = group.loc[group["measure"] == measure, "finding"].value_counts()
+            row[WORDS[measure]] = ", ".join(f"{SHORT[f]} {found[f]}" for f in SHORT if f in found)
+        rows[f"{first} instead of {second}"] = row
+    return pandas.DataFrame(rows).T
+
+
 @style()
 def figure(table: pandas.DataFrame, shown: Iterable[str] = ("error", "confidence", "ece", "norm")) -> Figure:
-    """A row of panels for each task: a measure for each loss, a small dot for each seed and a large one for their mean."""
-    shown, tasks = list(shown), list(table.groupby(TASK, sort=False))
-    height = 0.7 + 0.22 * table["loss"].nunique()
-    panels, axes = grid(len(shown) * len(tasks), len(shown), (2.4, height), sharey=True)
-    for place, axis in enumerate(axes):
-        if not tasks:
-            break
-        ((dataset, model, _, steps), group), measure = tasks[place // len(shown)], shown[place % len(shown)]
+    """A row of panels for each task: a measure for each loss, a small dot for each seed and a large one for their mean.
+
+    A vertical line among the confidences is the mean accuracy under cross-entropy.
+    """
+    shown, tasks = list(shown), list(with_titles(table).groupby("task", sort=False))
+    height = 0.7 + 0.16 * table["loss"].nunique()
+    panels, axes = grid(len(shown) * len(tasks), len(shown), (2.3, height))
+    for place, axis in enumerate(axes[: len(shown) * len(tasks)]):
+        (task, group), measure = tasks[place // len(shown)], shown[place % len(shown)]
         for level, (_, rows) in enumerate(group.groupby("loss", sort=False)):
             how = {"color": PALETTE[level % len(PALETTE)], "ls": ""}
             axis.plot(rows[measure], [level] * len(rows), marker=".", ms=4, alpha=0.5, **how)
             axis.plot(rows[measure].mean(), level, marker="o", ms=6, **how)
+        if measure == "confidence":
+            axis.axvline(1 - group.loc[group["loss"] == "cross-entropy", "error"].mean(), color="0.3", lw=1, ls=":")
         names = list(group["loss"].unique())
-        axis.set_yticks(range(len(names)), names)
+        first = place % len(shown) == 0
+        axis.set_yticks(range(len(names)), names if first else [""] * len(names))
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.set_xlabel(WORDS[measure].replace("expected calibration", "calibration"))
-        if place % len(shown) == 0:
-            axis.set_title(f"{dataset}, {model}, {steps} steps", loc="left", fontsize="small")
+        if first:
+            axis.set_title(task, loc="left", fontsize="medium")
     return panels
