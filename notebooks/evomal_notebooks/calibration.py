@@ -169,10 +169,11 @@ def compute(
         for name, loss in todo.items():
             row = pandas.DataFrame([train(cell, name, loss.to(task.device), task)], columns=COLUMNS)
             table = row if table.empty else pandas.concat([table, row])
-            table = table.drop_duplicates(KEY, keep="last")
+            table = table.drop_duplicates(KEY, keep="last", ignore_index=True)
             files.write_text(path_of(folder), table.to_csv(index=False))
     keys = [(*key, seed) for *key, seed in wanted]
-    return table[[tuple(row) in keys for row in table[[*TASK, "seed"]].itertuples(index=False)]]
+    asked_for = [tuple(row) in keys for row in table[[*TASK, "seed"]].itertuples(index=False)]
+    return table[asked_for].reset_index(drop=True)
 
 
 def title(budget: str, dataset: str, model: str, steps: int) -> str:

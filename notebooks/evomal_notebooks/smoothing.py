@@ -100,7 +100,9 @@ def logit_gradient(form: sympy.Expr) -> sympy.Expr:
 
 def numeric(form: sympy.Expr, **values: float):
     """A function of an array p, in float64; symbols without a value have that of DEFAULTS, and w is 1."""
-    given = {W: 1.0, **DEFAULTS} | {symbol: values[symbol.name] for symbol in form.free_symbols if symbol.name in values}
+    given = {W: 1.0, **DEFAULTS} | {
+        symbol: values[symbol.name] for symbol in form.free_symbols if symbol.name in values
+    }
     return sympy.lambdify(P, form.subs(given), "numpy")
 
 
@@ -131,7 +133,7 @@ def _limit(form: sympy.Expr, end: int) -> sympy.Expr:
 
 
 def optimum(expression: str = TREE, protection: str = "abs") -> sympy.Expr:
-    """The p at which a loss |log(…)| of the true class is zero, as a function of w and eps; for w large enough it is below 1."""
+    """The p at which a loss |log(…)| of the true class is zero, as a function of w and eps; it is below 1 for w ≥ 1."""
     loss = ec.MetaLoss(expression, None, True, protection=protection)
     form = loss.to_sympy(epsilon=EPS).subs({Y: 1, F: W * P})
     inner = form.args[0].args[0]  # of Abs(log(inner))
@@ -147,7 +149,7 @@ def smoothing_of(p=P) -> sympy.Expr:
 
 
 def flooding_gap() -> sympy.Expr:
-    """|log((w p)²)|, the limit of the true class's loss for eps → 0, minus 2 |cross-entropy - log w|: zero, if they are equal."""
+    """The true class's loss for eps → 0, which is |log((w p)²)|, minus 2 |cross-entropy - log w|; 0 if they are equal."""
     difference = sympy.expand_log(element(1).subs(EPS, 0), force=True) - 2 * sympy.Abs(-sympy.log(P) - sympy.log(W))
     return sympy.simplify(difference)
 
@@ -263,7 +265,7 @@ def _curves() -> dict[str, tuple]:
 
 @style()
 def loss_and_gradient() -> Figure:
-    """Loss above its minimum and gradient in z_y against p, for ten classes; below, the gradient close to 1 and close to 0."""
+    """Above, loss over its minimum and gradient in z_y against p, for ten classes; below, the gradient close to 1 and to 0."""
     figure, axes = grid(4, 2, (4.2, 2.8))
     wide, close, small = np.linspace(0.002, 0.9995, 800), np.linspace(0.75, 0.9999, 800), np.logspace(-8, -0.01, 600)
     widths = (3, 1.6, 1.6, 2.2, 1.8, 1.2)  # a curve that hides another is the thinner one
@@ -294,7 +296,9 @@ def shifted_optimum() -> Figure:
     p = sympy.lambdify(W, optimum().subs(EPS, EPSILON))(w)
     axes[0].plot(w, p, color=PALETTE[0], label="SymPy: √(1 − ε) / w")
     some = np.array([1, 1.05, 1.1, 1.25, 1.5, 1.75, 2])
-    axes[0].plot(some, [least(absolute(x, torch.float64)) for x in some], "o", color=PALETTE[1], label="found numerically")
+    axes[0].plot(
+        some, [least(absolute(x, torch.float64)) for x in some], "o", color=PALETTE[1], label="found numerically"
+    )
     axes[0].set(xlabel="weight w", ylabel="p with the least loss")
     axes[0].legend(fontsize="small")
     for classes, colour, line in zip((2, 10, 100), PALETTE[2:], LINES, strict=False):
