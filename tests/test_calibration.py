@@ -71,7 +71,9 @@ def test_measurements_are_kept_and_not_made_again(tmp_path, monkeypatch):
     pandas.testing.assert_frame_equal(again, table)
     with pytest.raises(pytest.fail.Exception):
         calibration.compute([CELL], tmp_path, force=True)
-    assert calibration.compute([], tmp_path).empty
+    nothing = calibration.compute([], tmp_path)
+    assert nothing.empty and list(nothing) == calibration.COLUMNS
+    assert calibration.compute([], tmp_path / "none").empty
 
 
 def test_a_training_that_diverges_has_a_row_without_measures(monkeypatch, tmp_path):
@@ -120,6 +122,13 @@ def test_comparisons_in_words(table):
     assert line.endswith("and the test error is the same (+0.0000 [+0.0000, +0.0000]).")
     assert list(calibration.counts(comparison).loc["focal instead of cross-entropy"]) == ["lower 1", "open 1", "same 1"]
     assert calibration.compare(table[:0]).empty
+
+
+def test_repeated_measurements_are_held_against_the_stored_ones(table):
+    changes = calibration.repeated(table[1:3].assign(confidence=0.75), table)
+    assert list(changes) == pytest.approx([0.05, 0.05])
+    assert calibration.repeated(table[:1].assign(seed=9), table).empty
+    assert calibration.repeated(table[:0], table).empty
 
 
 def test_figure_has_a_row_a_task(table):

@@ -173,7 +173,14 @@ def compute(
             files.write_text(path_of(folder), table.to_csv(index=False))
     keys = [(*key, seed) for *key, seed in wanted]
     asked_for = [tuple(row) in keys for row in table[[*TASK, "seed"]].itertuples(index=False)]
-    return table[asked_for].reset_index(drop=True)
+    return table.loc[asked_for].reset_index(drop=True)
+
+
+def repeated(done: pandas.DataFrame, stored: pandas.DataFrame) -> pandas.Series:
+    """How far the mean confidence of each row of `done` is from the stored row of the same KEY, where there is one."""
+    old = stored.set_index(KEY)["confidence"]
+    new = done.set_index(KEY)["confidence"]
+    return abs(new[new.index.isin(old.index)] - old[old.index.isin(new.index)]).astype(float)
 
 
 def title(budget: str, dataset: str, model: str, steps: int) -> str:
