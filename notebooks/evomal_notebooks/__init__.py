@@ -5,13 +5,29 @@
 `evomal_core` computes and keeps the results, and knows nothing of this package.
 """
 
-from . import audit, costs, flatness, landscape, operators, planning, plots, rates, report, searches, shapes, transfer
+from . import (
+    audit,
+    calibration,
+    costs,
+    flatness,
+    landscape,
+    operators,
+    planning,
+    plots,
+    rates,
+    report,
+    searches,
+    shapes,
+    smoothing,
+    transfer,
+)
 from .parameters import Parameters, read_parameters
 from .report import paper_loss
 
 __all__ = [
     "Parameters",
     "audit",
+    "calibration",
     "costs",
     "flatness",
     "landscape",
@@ -24,5 +40,6 @@ __all__ = [
     "report",
     "searches",
     "shapes",
+    "smoothing",
     "transfer",
 ]
