@@ -22,7 +22,20 @@ def compute(p: Parameters, cells: Iterable[ec.Cell] | None = None) -> list[Run]:
     Returns:
         What `ec.run_grid` returns; nothing if no seed was asked for, or with `p.plan`.
     """
-    cells = list(dict.fromkeys(p.cells() if cells is None else cells))
+    cells = announced(p, p.cells() if cells is None else cells)
+    if not cells:
+        return []
+    done = ec.run_grid(cells, **p.run_arguments)
+    print(f"Runs done or found: {len(done)}")
+    return done
+
+
+def announced(p: Parameters, cells: Iterable[ec.Cell]) -> list[ec.Cell]:
+    """The cells to compute, after a word on how many of them have a record and how long the others are expected to take.
+
+    There are none if no seed was asked for, or with `p.plan`.
+    """
+    cells = list(dict.fromkeys(cells))
     if not cells:
         print("No seed was asked for, so what follows shows the existing records.")
         return []
@@ -35,9 +48,7 @@ def compute(p: Parameters, cells: Iterable[ec.Cell] | None = None) -> list[Run]:
     if p.plan:
         print("Nothing was computed, because plan is True.")
         return []
-    done = ec.run_grid(cells, **p.run_arguments)
-    print(f"Runs done or found: {len(done)}")
-    return done
+    return cells
 
 
 def missing(cells: Iterable[ec.Cell], p: Parameters) -> list[ec.Cell]:

@@ -48,8 +48,8 @@ def tidy(records: report.Records, row: Cell) -> pandas.DataFrame:
     for source in report.SOURCES:
         for run in getattr(records, source):
             for panel, rate in _places(run, row):
-                errors = {"error": run.test_metric, "validation": run.data.get("validation_metric")}
-                errors = {name: math.nan if value is None else value for name, value in errors.items()}
+                measured = (run.test_metric, run.data.get("validation_metric")) if run.status == "complete" else ()
+                errors = dict(zip(("error", "validation"), (*measured, math.nan, math.nan), strict=False))
                 names = {"source": source, "panel": panel, "method": run.cell.method, "rate": rate}
                 lines.append(names | {"seed": run.cell.seed, "status": run.status} | errors)
     found = pandas.DataFrame(lines, columns=COLUMNS)
