@@ -18,7 +18,7 @@ from evomal_core.training import batches, fitness, unroll
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the installed package
 
-from benchmarks import common, everything, floor, generation, meta_gradient, scaling
+from benchmarks import common, everything, floor, generation, memory, meta_gradient, scaling
 from benchmarks.naive import Naive
 from benchmarks.trees import TREES
 
@@ -187,3 +187,16 @@ print(int(block.sum() > 0) and peak.growth())
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 150e6 < int(done.stdout) < 400e6
+
+
+def test_memory_counts_activations_and_weights(capsys):
+    memory.main(["logistic", "mlp", "--batch", "16", "--json"])
+    (line,) = capsys.readouterr().out.splitlines()
+    rows = {row["model"]: row for row in json.loads(line)["rows"]}
+    weights = 4 * (784 * 10 + 10) / 1e6
+    logistic = rows["logistic"]
+    assert logistic["meta"] - logistic["step"] == pytest.approx(2 * weights, rel=0.05)
+    kept = logistic["step"] - 3 * weights
+    assert logistic["meta in lockstep"] - logistic["meta"] == pytest.approx(kept, rel=0.05)
+    assert kept >= 16 * 4 * 10 / 1e6, "at least the outputs are kept"
+    assert rows["mlp"]["data"] == "diabetes" and rows["mlp"]["step"] > 3 * 4 * 1_012_001 / 1e6
