@@ -131,7 +131,7 @@ def test_repeated_measurements_are_held_against_the_stored_ones(table):
     assert calibration.repeated(table[:0], table).empty
 
 
-def test_figure_has_a_row_a_task(table):
+def test_figure_has_a_row_a_measure_and_a_column_a_task(table):
     axes = calibration.figure(table).axes
     assert [axis.get_xlabel() for axis in axes] == [
         "test error",

@@ -7,6 +7,7 @@ from time import perf_counter
 import pandas
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 from torch.nn import functional
 
@@ -265,15 +266,15 @@ def counts(comparison: pandas.DataFrame, chosen: Iterable[str] = ("confidence", 
 
 @style()
 def figure(table: pandas.DataFrame, shown: Iterable[str] = ("error", "confidence", "ece", "norm")) -> Figure:
-    """A row of panels for each task: a measure for each loss, a small dot for each seed and a large one for their mean.
+    """A row of panels for each measure, a column for each task: a small dot for each seed and a large one for their mean.
 
     A vertical line among the confidences is the mean accuracy under cross-entropy.
     """
-    shown, tasks = list(shown), list(with_titles(table).groupby("task", sort=False))
-    height = 0.7 + 0.16 * table["loss"].nunique()
-    panels, axes = grid(len(shown) * len(tasks), len(shown), (2.3, height))
-    for place, axis in enumerate(axes[: len(shown) * len(tasks)]):
-        (task, group), measure = tasks[place // len(shown)], shown[place % len(shown)]
+    tasks = list(with_titles(table).groupby("task", sort=False))
+    places = [(measure, *task) for measure in shown for task in tasks]
+    height = 0.7 + 0.15 * table["loss"].nunique()
+    panels, axes = grid(len(places), len(tasks), (1.7, height))
+    for place, (axis, (measure, task, group)) in enumerate(zip(axes, places, strict=False)):
         for level, (_, rows) in enumerate(group.groupby("loss", sort=False)):
             how = {"color": PALETTE[level % len(PALETTE)], "ls": ""}
             axis.plot(rows[measure], [level] * len(rows), marker=".", ms=4, alpha=0.5, **how)
@@ -281,10 +282,12 @@ def figure(table: pandas.DataFrame, shown: Iterable[str] = ("error", "confidence
         if measure == "confidence":
             axis.axvline(1 - group.loc[group["loss"] == "cross-entropy", "error"].mean(), color="0.3", lw=1, ls=":")
         names = list(group["loss"].unique())
-        first = place % len(shown) == 0
-        axis.set_yticks(range(len(names)), names if first else [""] * len(names))
+        axis.set_yticks(range(len(names)), names if place % len(tasks) == 0 else [""] * len(names))
         axis.set_ylim(len(names) - 0.5, -0.5)
-        axis.set_xlabel(WORDS[measure].replace("expected calibration", "calibration"))
-        if first:
-            axis.set_title(task, loc="left", fontsize="medium")
+        axis.set_xlabel(WORDS[measure].replace("expected calibration", "calibration"), fontsize="small")
+        axis.tick_params(labelsize="small")
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+        if place < len(tasks):
+            parts = task.split(", ")
+            axis.set_title("\n".join([", ".join(parts[:2]), *parts[2:]]), fontsize="small")
     return panels

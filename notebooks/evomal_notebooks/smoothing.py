@@ -266,7 +266,7 @@ def _curves() -> dict[str, tuple]:
 @style()
 def loss_and_gradient() -> Figure:
     """Loss above its minimum and gradient in z_y against p, for ten classes, and the gradient close to p = 1 and to 0."""
-    figure, axes = grid(4, 2, (3.7, 2.5))
+    figure, axes = grid(4, 2, (3.3, 2.2))
     wide, close, small = np.linspace(0.002, 0.9995, 800), np.linspace(0.75, 0.9999, 800), np.logspace(-8, -0.01, 600)
     widths = (3, 1.6, 1.6, 2.2, 1.8, 1.2)  # a curve that hides another is the thinner one
     for (name, (form, w, factor)), colour, line, width in zip(
@@ -291,7 +291,7 @@ def loss_and_gradient() -> Figure:
 @style()
 def shifted_optimum() -> Figure:
     """The optimum against the weight w, by SymPy (line) and by evaluating the module (dots), and the equivalent alpha."""
-    figure, axes = grid(2, 2, (3.7, 2.5))
+    figure, axes = grid(2, 2, (3.3, 2.3))
     w = np.linspace(1, 2, 201)
     p = sympy.lambdify(W, optimum().subs(EPS, EPSILON))(w)
     axes[0].plot(w, p, color=PALETTE[0], label="SymPy: √(1 − ε) / w")
