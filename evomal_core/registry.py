@@ -18,8 +18,8 @@ class DataSet:
         settings: fields of `Config` in which its training differs from the tabular tasks'.
         budgets: budget -> fields of `Config` that differ further under it.
         stand_in: whether it only stands in for a data set of the paper, and never is a row of a table.
-        shape, outputs, instances: of an input, of the base model, and of training, validation and test part under
-            `paper`: what the cost model goes by where the data cannot be had.
+        shape, outputs, instances: the shape of an input, the base model's outputs, and the sizes of training, validation
+            and test part under `paper`; the cost model goes by them where the data cannot be had.
     """
 
     load: Callable

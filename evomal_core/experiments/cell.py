@@ -12,7 +12,7 @@ class Cell:
     """One cell of a table.
 
     Args:
-        dataset, model, method: as in the tables; see `registry.DATASETS`, `MODELS`, `METHODS`.
+        dataset, model, method: names in the tables; see `registry.DATASETS`, `MODELS`, `METHODS`.
         seed: a whole number, 0 or more.
         budget: "smoke", "quick" or "paper", optionally with overrides: "quick+generations=10".
         protocol: "paper" or "released", optionally with switches: "paper+elitism=off".

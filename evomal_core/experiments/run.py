@@ -69,7 +69,7 @@ def run_cell(
         overrides: settings of `Config` to change, for example {"generations": 10}; they stand in the record's path.
         force: make a new search and test from the start, whose records replace the old ones (also damaged ones, or ones of
             another configuration) when they are complete.
-        engine: of the meta-gradient; threads: of the CPU, by default 1, or all cores for a large model; copies: K of
+        engine: the meta-gradient's; threads: the CPU's, by default 1, or all cores for a large model; copies: K of
             stacking, by default 1 on a CPU; channels_last: memory format of convolutions in base training. None changes
             results in exact arithmetic, and all are recorded.
         progress: called with one line of text a generation.

@@ -64,7 +64,7 @@ class StackedSession(Session):
         return vmapped(self.map, x, seed)(self.stacked, self.fixed)
 
     def gradients(self, x: torch.Tensor, z: torch.Tensor, v: torch.Tensor) -> Sequence[torch.Tensor]:
-        """Of the stacked weights, from the gradients `v` on the outputs `z`, both (K, B, C)."""
+        """The gradients of the stacked weights, from the gradients `v` on the outputs `z`, both (K, B, C)."""
         return torch.autograd.grad(z, self.stacked, v, materialize_grads=True)
 
     def step(self, batch, seed: int | None) -> None:

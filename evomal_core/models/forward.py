@@ -88,7 +88,7 @@ class ForwardMap:
         """Outputs (B, C) at `weights`.
 
         Args:
-            seed: of what the layers draw; None for a model that draws nothing.
+            seed: the seed of what the layers draw; None for a model that draws nothing.
             fixed: buffers and untrained parameters to use, which the model may change; without it, clones of its own.
         """
         if fixed is None:

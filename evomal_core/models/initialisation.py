@@ -20,8 +20,8 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
     models do. Without one, the `reset_parameters` of its submodules are called, children before parents.
 
     Args:
-        model: on any device.
-        generator: of the CPU, so that the weights do not depend on the device. It moves on.
+        model: a model on any device.
+        generator: a generator of the CPU, so that the weights do not depend on the device. It moves on.
 
     Raises:
         ValueError: a weight that no rule reaches, which would stay as it is.

@@ -156,7 +156,7 @@ class Method:
     """One method: a row of the registry.
 
     Args:
-        name: as in the tables.
+        name: the method's name in the tables.
         search: (problems, config, seed, state, on_generation) -> `Result`. It goes on from `state` and changes it.
         colour: place in seaborn's colour-blind palette, for figures.
         state: type of its state.
@@ -179,7 +179,7 @@ def tell(
 
     Args:
         outcomes: how each came by its fitness, of `OUTCOMES`.
-        seconds: by phase.
+        seconds: what each phase took.
     """
     latest = math.inf  # fitness that was computed, not copied or looked up
     for candidate, outcome in zip(candidates, outcomes, strict=True):

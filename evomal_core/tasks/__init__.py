@@ -23,8 +23,8 @@ def load_task(name: str, protocol="paper", data_dir=None, device="auto", dtype="
         protocol: text or `Protocol`; its switch "split" chooses the split of the tabular tasks.
         data_dir: folder of the data files, where downloads are kept too; default: the environment variable EVOMAL_DATA,
             else `data/` beside the package.
-        device: of the tensors; "auto": the GPU if there is one.
-        dtype: of what the model sees, "float32" or "float64"; the images of CIFAR and SVHN lie on the device as uint8.
+        device: where the tensors lie; "auto" takes the GPU if there is one.
+        dtype: the type that the model sees, "float32" or "float64"; the images of CIFAR and SVHN lie on the device as uint8.
 
     Raises:
         ValueError: an unknown name, or a file that is not the data set.

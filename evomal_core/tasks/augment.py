@@ -14,7 +14,7 @@ def normalise(x: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tenso
     Args:
         x: (B, channels, height, width) uint8.
         mean, std: (channels,), of x / 255; on the device of x.
-        dtype: of the result.
+        dtype: the result's type.
     """
     mean, std = (a.to(dtype)[:, None, None] for a in (mean, std))  # (channels, 1, 1)
     # CUDA multiplies by the reciprocal of a divisor that lies on the CPU, which rounds otherwise: this one lies with x.

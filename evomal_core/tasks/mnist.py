@@ -40,7 +40,7 @@ def read_idx(path: Path, md5: str) -> np.ndarray:
     """An idx file of bytes, packed with gzip or not (format: yann.lecun.com/exdb/mnist).
 
     Args:
-        path: of the file.
+        path: where the file lies.
         md5: of the unpacked bytes, which vouches for the header.
 
     Raises:

@@ -106,8 +106,8 @@ def find_or_download(
     """Where the files of a data set lie; those that are missing are downloaded, checked and kept in `folder`.
 
     Args:
-        title: of the data set, for messages.
-        folder: in which the files are looked for.
+        title: the data set's name in messages.
+        folder: where the files are looked for.
         files: name -> what is published.
         fetch: downloads into a scratch folder, and returns the folder below it in which the files then lie.
         also: a folder below `folder` in which they are looked for, too.

@@ -23,7 +23,7 @@ def load(folder: Path, released: bool = False) -> Images:
     Read from `folder` or `folder`/svhn, else downloaded into `folder`.
 
     Args:
-        folder: of the data files.
+        folder: where the data files lie.
         released: give the model 100 outputs, as the released code does, 90 of which belong to no class.
 
     Raises:

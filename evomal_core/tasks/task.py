@@ -21,7 +21,7 @@ class Task:
     Images may be stored as bytes, which take a quarter of the memory; `inputs` turns a batch into what the model sees.
 
     Args:
-        name: of the data set.
+        name: the data set's name.
         train, validation, test: (x, y). x is (N, features) or (N, channels, height, width), floating point, at whatever
             scale the model should see; or (N, channels, height, width) uint8 with `moments`. y is (N, 1) of the dtype
             that the model sees for regression, (N,) int64 for classification.
@@ -31,7 +31,7 @@ class Task:
         moments: mean and std of x / 255, a number a channel each, for uint8 x; None for floating-point x. Kept as two
             (channels,) float64 tensors on the device of x.
         augmented: parts whose images are cropped and flipped at random (`augment.crop_and_flip`), such as ("train",).
-        padding: of the random crop, in pixels on each side; its value is that of a stored 0.
+        padding: pixels that the random crop adds on each side; their value is that of a stored 0.
         dtype: that the model sees, for uint8 x; left out, float32. For floating-point x it is always that of x.
 
     Raises:

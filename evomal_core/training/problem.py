@@ -25,7 +25,7 @@ class Problem:
     """A task and a base model. The caller's model is copied: training draws its weights afresh in the copy.
 
     Args:
-        config: of which `autocast` and `channels_last` say how the model is run; left out, neither.
+        config: its `autocast` and `channels_last` say how the model is run; left out, both are off.
 
     Attributes:
         task: the data, the task loss, the metric.

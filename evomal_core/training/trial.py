@@ -40,11 +40,11 @@ class Trial:
 
     Args:
         purpose: "fitness" or "test"; names the streams of initial weights, batches and what layers draw.
-        steps: of the base optimiser.
+        steps: number of steps of the base optimiser.
         index: goes with the purpose: the task's position of a fitness evaluation, nothing of a test.
-        learning_rate: of the base optimiser; None for the configuration's.
+        learning_rate: the base optimiser's; None takes the configuration's.
         milestones: steps at which the learning rate is multiplied by 0.1.
-        parts: of the task, measured at the end, and after each of the steps in `curve`.
+        parts: the parts of the task that are measured at the end, and after each of the steps in `curve`.
         starts: how many initialisations; start 0 has the stream `index`, start s > 0 the stream `(*index, s)`.
         keep_models: whether the trained models are part of the outcome.
     """
@@ -243,7 +243,7 @@ def evaluate(model: nn.Module | None, task, part: str, instances: int = 0, seed:
 
     Args:
         instances: how many of the part's first instances are measured; 0 for all.
-        seed: of what layers draw in evaluation mode, too; None for a model that draws nothing.
+        seed: the seed of what layers draw in evaluation mode, too; None for a model that draws nothing.
     """
     if model is None:
         return math.inf
@@ -277,7 +277,7 @@ class Checkpoint:
     """The file of a trial that is under way: the sessions' tensors, the step, the outcomes so far; safetensors, no pickle.
 
     Args:
-        identity: of the trial. A file of another trial is refused with a ValueError.
+        identity: what makes the trial this trial. A file of another trial is refused with a ValueError.
     """
 
     def __init__(self, path: Path, identity: list):

@@ -46,7 +46,7 @@ def meta_gradient(
         train_batch: one (x, y) for every inner step, or a list of them, one a step.
         task_loss: L_T, called as `task_loss(prediction, target)`.
         engine: "auto", "jvp", "gram" or "higher" (module docstring).
-        seed: of what the layers draw; None takes one from torch's global generator.
+        seed: the seed of what the layers draw; None takes one from torch's global generator.
 
     Returns:
         One tensor a parameter, like `loss.parameters()`.
