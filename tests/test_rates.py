@@ -95,8 +95,33 @@ def test_the_best_rate_is_chosen_by_validation_where_nothing_failed():
 def test_the_figure_marks_failures():
     figure = rates.draw(grid())
     texts = [text.get_text() for axis in figure.axes for text in axis.texts]
-    assert "2 failed" in texts
+    assert "2" in texts and "×: failed runs" in figure.axes[0].get_xlabel()
     assert [axis.get_title() for axis in figure.axes] == [f"rate varied in {p}" for p in (rates.BOTH, rates.ALONE)]
+
+
+def test_crosses_of_several_methods_do_not_cover_one_another():
+    some = table(*[run(method, seed, status="diverged") for method in ("evomal", "baseline") for seed in range(2)])
+    figure = rates.draw(some)
+    heights = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert len(set(heights)) == 2 and all(map(math.isfinite, heights)), "though no run has an error"
+    figure.canvas.draw()
+
+
+def test_runs_that_could_not_be_made_are_no_failures_of_a_rate():
+    assert table(run(status="unavailable"), run(status="failed", seed=1)).empty
+
+
+def test_a_search_without_loss_has_failed_at_every_rate_of_the_test():
+    found = table(run(seed=0, status="no_loss"), run(seed=1), run(seed=1, budget="smoke+test_learning_rate=0.1"))
+    failed = found[found["error"].isna()]
+    places = list(failed[["panel", "rate", "seed"]].itertuples(index=False, name=None))
+    assert places == [(rates.BOTH, 0.01, 0), (rates.ALONE, 0.01, 0), (rates.ALONE, 0.1, 0)]
+
+
+def test_the_best_rate_is_chosen_among_seeds_that_have_all_rates():
+    higher = "smoke+base_learning_rate=0.1"
+    found = table(run(error=0.1), run(seed=1, error=0.5), run(error=0.2, budget=higher))
+    assert rates.best_rate(found, rates.BOTH, "evomal") == 0.01, "seed 1 has one rate alone"
 
 
 def test_rates_as_a_parameter():

@@ -10,7 +10,7 @@ from matplotlib.ticker import NullFormatter
 
 from evomal_core.config import Config
 from evomal_core.experiments.cell import Cell
-from evomal_core.experiments.store import Run
+from evomal_core.experiments.store import STATUSES, Run
 
 from . import report
 from .plots import colour, grid, style
@@ -42,12 +42,17 @@ def tidy(records: report.Records, row: Cell) -> pandas.DataFrame:
     Args:
         row: of the data set, model, budget and protocol that are wanted; its method and seed do not count.
 
-    A run at the usual rate belongs to both panels. `tuned` has the panel "tuned", and the rate that it chose.
+    A run at the usual rate belongs to both panels. `tuned` has the panel "tuned", and the rate that it chose. A search at the
+    usual rate that found no loss has no test, so it stands as failed at every rate of its source's panel "test alone". Runs
+    that could not be made ("unavailable", "failed") say nothing of a rate, and are left out.
     """
     lines = []
     for source in report.SOURCES:
-        for run in getattr(records, source):
-            for panel, rate in _places(run, row):
+        placed = [(r, place) for r in getattr(records, source) if r.status in STATUSES for place in _places(r, row)]
+        tested = sorted({rate for _, (panel, rate) in placed if panel == ALONE})
+        for run, (panel, place) in placed:
+            without = panel == ALONE and run.status == "no_loss"
+            for rate in tested if without else [place]:
                 measured = (run.test_metric, run.data.get("validation_metric")) if run.status == "complete" else ()
                 errors = dict(zip(("error", "validation"), (*measured, math.nan, math.nan), strict=False))
                 names = {"source": source, "panel": panel, "method": run.cell.method, "rate": rate}
@@ -116,11 +121,12 @@ def at_each_rate(table: pandas.DataFrame, method: str = "evomal", other: str = "
 
 
 def best_rate(table: pandas.DataFrame, panel: str, method: str) -> float:
-    """The rate with the lowest mean validation error over the seeds; a rate at which a run failed is not taken.
+    """The rate with the lowest mean validation error over the seeds that have a run at every rate of the panel.
 
-    NaN if there is none. The test error has no say.
+    A rate at which one of these runs failed is not taken. NaN if there is none. The test error has no say.
     """
     part = table[(table["panel"] == panel) & (table["method"] == method)]
+    part = part[part.groupby("seed")["rate"].transform("nunique") == part["rate"].nunique()]
     means = part.groupby("rate")["validation"].agg(lambda values: values.mean(skipna=False)).dropna()
     return float(means.idxmin()) if len(means) else math.nan
 
@@ -159,46 +165,66 @@ def words(table: pandas.DataFrame, usual: float, methods: Iterable[str] = ("evom
                     row = at_best(part, panel, method, rate)
                     if not row["n"]:
                         continue
-                    verdict = SAID[row["finding"]] if row["n"] >= 3 else "on so few seeds not comparable with"
-                    few = "" if row["n"] < 3 else f" [{row['low']:+.4f}, {row['high']:+.4f}]"
-                    lines.append(
-                        f"{source}, rate varied in {panel}: {method} at {how} ({row['rate']:g}) has an error {verdict} the "
-                        f"baseline's at its best rate ({row['base']:g}): {row['difference']:+.4f}{few}, n = {row['n']}."
-                    )
+                    text = f"{source}, rate varied in {panel}: the error of {method} at {how} ({row['rate']:g}) "
+                    base = f"the baseline's at its best rate ({row['base']:g})"
+                    difference = f"{row['difference']:+.4f}"
+                    if row["n"] < 3:
+                        text += f"differs from {base} by {difference}; n = {row['n']} is too few for a verdict."
+                    else:
+                        limits = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+                        text += f"is {SAID[row['finding']]} {base}: {difference} {limits}, n = {row['n']}."
+                    lines.append(text)
     return lines or ["There is no grid yet."]
 
 
 @style()
 def draw(table: pandas.DataFrame, published: str = "") -> Figure:
-    """Error against rate: a dot a run, a line through the means, crosses at the top with the number of failed runs.
+    """Error against rate: a dot a run, a line through the means, a band from the lowest run to the highest.
+
+    Runs that failed are crosses in rows at the top, a row a method, with their number beside each. The n of the legend counts
+    the other runs.
 
     Args:
         table: of `tidy`, of one source.
         published: text below the title.
     """
     figure, axes = grid(2, 2, (4.6, 3.6), sharey=True)
-    top = table["error"].max() * 1.25
+    low, high = (table["error"].min(), table["error"].max()) if table["error"].notna().any() else (0.1, 1.0)
+    methods = sorted(set(table["method"]) - {"tuned"})
+    gone = set(table[table["error"].isna()]["method"])
+    marked = {method: place for place, method in enumerate(method for method in methods if method in gone)}
+    step = (high / low) ** 0.08 * 1.05  # between rows of crosses, on the logarithmic axis
+    top = high * step ** (len(marked) + 0.5)
     for axis, panel in zip(axes, (BOTH, ALONE), strict=False):
         part = table[table["panel"] == panel]
         for method, runs in part.groupby("method"):
             means = runs.groupby("rate")["error"].mean()
-            counts = sorted({*runs.groupby("rate").size()})
+            errors = runs.groupby("rate")["error"]
+            counts = sorted({*errors.count()})
             n = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
+            axis.fill_between(means.index, errors.min(), errors.max(), color=colour(method), alpha=0.15, lw=0)
             axis.plot(means.index, means, color=colour(method), lw=2, label=f"{method}, {n}")
             axis.plot(runs["rate"], runs["error"], "o", color=colour(method), ms=4, alpha=0.55, mec="none")
             for rate, failed in runs[runs["error"].isna()].groupby("rate").size().items():
-                axis.plot(rate, top, "x", color=colour(method), ms=8, mew=2, clip_on=False)
-                axis.annotate(f"{failed} failed", (rate, top), xytext=(0, 6), textcoords="offset points", ha="center")
+                height = high * step ** (marked[method] + 1)
+                axis.plot(rate, height, "x", color=colour(method), ms=6, mew=2)
+                side = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": "small"}
+                axis.annotate(f"{failed}", (rate, height), color=colour(method), **side)
         tuned = table[table["panel"] == "tuned"]["error"]
         if tuned.notna().any():
             axis.axhline(tuned.mean(), color=colour("tuned"), ls="--", lw=1.5, label=f"tuned rate, n = {tuned.count()}")
-        axis.set(xscale="log", yscale="log", title=f"rate varied in {panel}", xlabel="base learning rate")
+        axis.set(
+            xscale="log",
+            yscale="log",
+            title=f"rate varied in {panel}",
+            xlabel="base learning rate" + (" (×: failed runs)" if marked else ""),
+        )
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
-        low = table["error"].min()
         ticks = [t for t in (0.02, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5, 1, 2, 5) if low * 0.9 <= t <= top]
         axis.set_yticks(ticks or [low])
-        axis.legend(fontsize="small", frameon=False)
+        axis.set_ylim(low / step**0.5, top)
+        axis.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     axes[0].set_ylabel("test error")
     if published:
         figure.suptitle(published)
