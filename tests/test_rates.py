@@ -85,10 +85,7 @@ def test_the_best_rate_is_chosen_by_validation_where_nothing_failed():
     assert row["difference"] == pytest.approx(-0.05)
     assert rates.at_best(found, rates.BOTH, usual=0.1)["difference"] == pytest.approx(-0.15)
     lines = rates.words(found, 0.01)
-    assert (
-        "evomal at the usual rate (0.01) is smaller than the baseline's at its best rate (0.1): -0.0500"
-        in lines[0]
-    )
+    assert "evomal at the usual rate (0.01) is smaller than the baseline's at its best rate (0.1): -0.0500" in lines[0]
     assert rates.words(found[:0], 0.01) == ["There is no grid yet."]
 
 

@@ -151,7 +151,7 @@ def committed() -> list:
 
 def test_every_committed_record_keeps_its_numbers():
     found = {}
-    for folder in (REFERENCE, REFERENCE / "protocol"):
+    for folder in (REFERENCE, *(REFERENCE / name for name in ("protocol", "rates", "starts", "smoke"))):
         runs, damaged = store.read_runs(folder)
         assert not damaged
         found |= {(run.path, run.cell): run for run in runs}
