@@ -114,12 +114,12 @@ def _rates(cell: Cell, known: dict, data_dir, device) -> Rates:
         try:
             with sources.offline():
                 task = load_task(cell.dataset, cell.protocol, data_dir, device, config.dtype)
+            instances = [len(getattr(task, part)[0]) for part in PARTS]
         except DataUnavailable:
             if not row.shape:
                 raise
-            task = random_task(cell.dataset, config.dtype).to(find_device(device))
+            task, instances = random_task(cell.dataset, config.dtype).to(find_device(device)), row.instances
         # Parts whose images are cropped and flipped, such as the training part of CIFAR, are not measured.
-        instances = row.instances if any(row.instances) else [len(getattr(task, part)[0]) for part in PARTS]
         sizes = {part: 0 if part in task.augmented else n for part, n in zip(PARTS, instances, strict=True)}
         with prepared(cell, (data_dir, device), {}, task) as (problem, config):
             known[key] = timed(problem, config, sizes)

@@ -100,9 +100,3 @@ def hours(value: float) -> str:
     if value < 1 / 60:
         return f"{value * 3600:.0f} s"
     return f"{value * 60:.0f} min" if value < 1.5 else f"{value:.1f} h" if value < 100 else f"{value:,.0f} h"
-
-
-def command(notebook: str, cell: ec.Cell) -> str:
-    """The command that computes a cell by running a notebook."""
-    row = f"-p seed {cell.seed} -p datasets {cell.dataset} -p models {cell.model}"
-    return f"./run papermill notebooks/{notebook}.ipynb out.ipynb {row} -p budget {cell.budget}"

@@ -14,6 +14,7 @@ from evomal_core.experiments.store import STATUSES, Run
 
 from . import report
 from .plots import colour, grid, style
+from .searches import SAID
 
 REFERENCE = report.REFERENCE / "rates"
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -148,9 +149,6 @@ def at_best(table: pandas.DataFrame, panel: str, method: str = "evomal", usual: 
     ]
     differences = (errors[0] - errors[1]).dropna()
     return {"rate": rates[method], "base": rates["baseline"]} | report.paired(differences)
-
-
-SAID = {"smaller": "smaller than", "larger": "larger than", "open": "not shown to differ from"}
 
 
 def words(table: pandas.DataFrame, usual: float, methods: Iterable[str] = ("evomal", "gp-lfl")) -> list[str]:

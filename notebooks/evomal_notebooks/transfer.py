@@ -12,9 +12,9 @@ from evomal_core.registry import METHODS
 
 from . import report
 from .parameters import Parameters
+from .searches import SAID
 
 BASELINE = "baseline"  # the method without a loss of its own
-SAID = {"smaller": "smaller than", "larger": "larger than", "open": "not shown to differ from"}
 
 
 def source_cells(p: Parameters) -> list[ec.Cell]:
