@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from .checks import check, check_choice
@@ -65,9 +65,27 @@ SWITCHES: dict[str, Switch] = {
     "allcnnc": Switch("paper", "released"),
     # as many outputs as classes, or always 10
     "pyramidnet_outputs": Switch("classes", "10"),
+    # meta-testing from initial weights and batches of its own, or from those that the loss was selected on
+    "test_start": Switch("fresh", "search", "test_start"),
     # softplus on the output, optional in section III-B3
     "non_negative": Switch("off", "off", "non_negative", "on", more=("on",)),
+    # gradients are equal when their norms are to two digits, or when all lie within 1 % of one another
+    "equivalence": Switch("rounded", "rounded", "equivalence", more=("within",)),
+    # What neither source has, for losses that hold from fresh initial weights:
+    # the loss of best fitness, or the one that wins a contest over fresh starts (`remedies.halving`)
+    "selection": Switch("fitness", "fitness", "selection", more=("halving",)),
+    # a test's error after its last step, or after the step of best validation error
+    "test_stop": Switch("end", "end", "test_stop", more=("validation",)),
+    # fitness over `fitness_starts` starts: their mean, or the worst
+    "fitness_over": Switch("mean", "mean", "fitness_over", more=("worst",)),
+    # all candidates from the same starts, or each generation from new ones, from which elites are measured again
+    "fitness_start": Switch("same", "same", "fitness_start", more=("generation",)),
+    # generation 0 is random, or holds known losses, too (`losses.known`)
+    "initial_losses": Switch("random", "random", "initial_losses", more=("known",)),
 }
+# The protocol `robust`, for models of one's own: the switches in which it differs from `paper`
+ROBUST = {"selection": "halving"}
+BASES = ("paper", "released", "robust")
 DEPARTURES = tuple(name for name, switch in SWITCHES.items() if switch.paper != switch.released)
 
 
@@ -83,10 +101,10 @@ def as_switch(field: str, value) -> str | None:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which reading of the method is run: `paper`, `released`, or one of them with switches changed.
+    """Which reading of the method is run: `paper`, `released`, `robust`, or one of them with switches changed.
 
     Written `base+switch=value+…`, for example `paper+elitism=off`; `str()` gives the shortest such name, so that equal
-    protocols have equal names.
+    protocols have equal names. `robust` is `paper` with the switches of `ROBUST`.
     """
 
     base: str = "paper"
@@ -98,8 +116,9 @@ class Protocol:
         if isinstance(text, Protocol):
             return text
         base, *parts = str(text).split("+")
-        check_choice("protocol", base, ("paper", "released"))
-        changes = {}
+        check_choice("protocol", base, BASES)
+        changes = dict(ROBUST) if base == "robust" else {}
+        base = "paper" if base == "robust" else base
         for part in parts:
             name, _, value = part.partition("=")
             check_choice("protocol switch", name, SWITCHES)
@@ -113,7 +132,14 @@ class Protocol:
         return dict(self.changes).get(switch, default)
 
     def __str__(self) -> str:
-        return "+".join([self.base, *(f"{n}={v}" for n, v in self.changes)])
+        robust = self.base == "paper" and ROBUST.items() <= dict(self.changes).items()
+        changes = [(n, v) for n, v in self.changes if not (robust and n in ROBUST)]
+        return "+".join(["robust" if robust else self.base, *(f"{n}={v}" for n, v in changes)])
+
+    @property
+    def of_search(self) -> "Protocol":
+        """The protocol without what concerns the tests of a loss alone."""
+        return replace(self, changes=tuple((n, v) for n, v in self.changes if SWITCHES[n].field not in TESTING))
 
 
 COUNTS = ("population", "generations", "meta_steps", "fitness_steps", "rejection_steps", "test_steps")
@@ -159,6 +185,7 @@ class Config:
     score_non_finite: bool = False
     taylor_roles: str = "prediction"
     taylor_last_term: str = "t1"
+    initial_losses: str = "random"
     # Loss optimisation (section III-C, Algorithm 1)
     meta_steps: int = 250  # S_meta
     inner_steps: int = 1  # S_base
@@ -167,13 +194,21 @@ class Config:
     # Filters (section III-E)
     rejection_steps: int = 1_000  # [R]; after 0 nothing is gained, and every candidate is rejected
     rejection_batch: int = 100
+    equivalence: str = "rounded"
     equivalence_digits: int = 2  # significant digits of the gradient norms
+    equivalence_tolerance: float = 0.01  # relative, of the gradient norms under "within"
     # Base training (sections III-D and IV)
     fitness_steps: int = 500  # S_testing
+    fitness_starts: int = 1  # initialisations of a fitness evaluation
+    fitness_over: str = "mean"
+    fitness_start: str = "same"
+    racing: bool = False  # a candidate that is worse from the first start than all leaders gets no second
     test_steps: int = 10_000
     test_milestones: tuple[int, ...] = ()  # steps at which the rate is multiplied by 0.1
     test_learning_rate: float = 0.0  # of meta-testing; 0: the loss's own, else the base learning rate
     test_start: str = "fresh"  # weights and batches of meta-testing: "fresh", or "search", those of fitness
+    test_stop: str = "end"
+    selection: str = "fitness"
     batch_size: int = 128
     evaluation_instances: int = 0  # first instances of a part that a trained model is measured on; 0: all
     base_learning_rate: float = 0.01
@@ -213,7 +248,6 @@ class Config:
         for switch in SWITCHES.values():
             if switch.field and switch.true is None:
                 check_choice(f"Config.{switch.field}", getattr(self, switch.field), switch.values)
-        check_choice("Config.test_start", self.test_start, TEST_STARTS)
         names = all(isinstance(name, str) for name in self.operators)
         check(names, "Config.operators", "names of operators", self.operators)
         if self.base_nesterov:
@@ -251,12 +285,11 @@ class Config:
         return cls(**values)
 
 
-TEST_STARTS = ("fresh", "search")
 # What does not change results in exact arithmetic, and so is no part of a run's identity; `cuda_graphs` is a setting of old
 # records alone
 NOT_IDENTITY = ("engine", "threads", "copies", "cuda_graphs", "channels_last")
 # What concerns the tests of a loss alone, and so is no part of the identity of its search
-TESTING = ("test_steps", "test_milestones", "test_learning_rate", "test_start")
+TESTING = ("test_steps", "test_milestones", "test_learning_rate", "test_start", "test_stop", "selection")
 NAMES = ("operators",)  # tuples of names; other tuples are of whole numbers
 
 

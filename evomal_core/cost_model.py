@@ -21,10 +21,12 @@ from .experiments.cell import Cell
 from .experiments.run import prepared
 from .losses.meta_network import MetaLoss
 from .registry import DATASETS, METHODS, Work
+from .remedies import halving
 from .search.filters import Probe, improvement
 from .tasks import DataUnavailable, Task, find_device, load_task, sources
 from .tasks.task import PARTS
 from .training import Trial, evaluate, optimise_losses, run_trial
+from .training.trial import LOOKS
 
 # Losses of the size that searches have, none of which diverges
 CLASSES = ("abs(log(mul(y, f)))", "square(aq(sub(y, f), add(f, abs(y))))", "sub(tanh(mul(f, f)), mul(y, log(f)))")
@@ -73,7 +75,10 @@ def estimate(cells: Iterable[Cell], data_dir=None, device: str = "auto") -> list
         check(isinstance(cell, Cell), "cells", "a list of Cells, like [Cell('diabetes', 'mlp', 'evomal')]", repr(cell))
         check(METHODS[cell.method].work, f"Method.work of {cell.method}", "a function of the Config", "None")
         config, rates = Config.for_cell(cell), _rates(cell, known, data_dir, device)
-        test = config.test_steps * rates.test + _instances(rates, config, PARTS) * rates.instance
+        looks = LOOKS if config.test_stop == "validation" else 1
+        test = config.test_steps * rates.test + looks * _instances(rates, config, PARTS) * rates.instance
+        if cell.selected:
+            test += sum(each.most * each.starts * each.steps for each in halving.rounds(config)) * rates.fitness
         hours.append(Hours(_seconds_of_search(cell.search, known, data_dir, device) / 3600, test / 3600))
     return hours
 
@@ -88,7 +93,7 @@ def _seconds_of_search(cell: Cell, known: dict, data_dir, device) -> float:
     return (
         work.optimised * config.meta_steps * rates.meta
         + work.filtered * config.rejection_steps * rates.filter
-        + work.evaluated * (config.fitness_steps * rates.fitness + measured)
+        + work.evaluated * config.fitness_starts * (config.fitness_steps * rates.fitness + measured)
     )
 
 

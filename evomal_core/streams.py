@@ -31,6 +31,9 @@ PURPOSES = (
     "cma-es",  # (generation,)
     "evaluation",  # (first instance,): crops of a test or validation part that is augmented; seed 0, the same for all
     "landscape",  # (direction,): a random direction in the weight space of a trained model (Fig. 7)
+    "selection-init",  # (task, start[, round]): initial base weights of a training that chooses among losses, or steps
+    "selection-batch",  # (task, start[, round], step)
+    "selection-layers",  # (task, start[, round], step): Dropout draws
 )
 
 

@@ -4,12 +4,12 @@ import pytest
 from test_report import folders, write  # noqa: F401, a fixture is used by its name
 
 import evomal_core as ec
-from evomal_core.config import DEPARTURES, SWITCHES
+from evomal_core.config import DEPARTURES
 from evomal_notebooks import audit, plots, report
 
 
 def test_every_switch_is_described_and_those_of_images_are_not_audited():
-    assert set(audit.DESCRIPTIONS) == set(SWITCHES)
+    assert set(audit.DESCRIPTIONS) == {*DEPARTURES, "non_negative"}
     assert set(audit.AUDITED) < set(DEPARTURES) and "non_negative" not in audit.AUDITED
     assert list(audit.descriptions().columns) == ["paper", "released code", "acts on"]
 
@@ -24,12 +24,12 @@ def test_flipping_a_switch_gives_it_the_value_of_the_other_side():
             assert ec.Protocol.parse(audit.flipped(base, switch))[switch] == other[switch] != ec.Protocol(base)[switch]
 
 
-def test_the_plan_has_24_runs_a_seed():
+def test_the_plan_has_26_runs_a_seed():
     plan = audit.plan()
-    assert len(plan) == len(set(plan)) == 24
+    assert len(plan) == len(set(plan)) == 26
     assert {method for method, _, switch in plan if switch and switch.startswith("taylor")} == {"taylorglo"}
     cells = audit.rows(["diabetes", "boston"], "smoke", (3, 4))
-    assert len(set(cells)) == 2 * 2 * 24 and {cell.seed for cell in cells} == {3, 4}
+    assert len(set(cells)) == 2 * 2 * 26 and {cell.seed for cell in cells} == {3, 4}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def effects(folders):  # noqa: F811
 
 
 def test_effects_are_paired_and_capped(effects):
-    assert len(effects) == 20
+    assert len(effects) == 22
     row = effects.query("switch == 'elitism' and side == 'paper'").iloc[0]
     assert (row["n"], row["difference"], row["finding"]) == (3, pytest.approx(0.1), "larger")
     assert (row["capped unflipped"], row["capped flipped"]) == (0, 1)
@@ -60,7 +60,7 @@ def test_an_own_run_takes_the_place_of_the_reference_run(effects):
 
 def test_verdicts_measure_by_the_claim_of_table_iii(effects):
     lines = audit.verdicts(effects, "diabetes")
-    assert lines[0].endswith("differs from the baseline's by -0.0256.") and len(lines) == 11
+    assert lines[0].endswith("differs from the baseline's by -0.0256.") and len(lines) == 12
     (elitism,) = [line for line in lines if line.startswith("- elitism")]
     assert "from paper, the error gets larger (+0.100 [" in elitism and "3.9 times the claim; n = 3" in elitism
     assert "from released, 0 pairs are too few to say" in elitism
@@ -86,9 +86,10 @@ def test_forest_has_a_panel_a_side_and_a_row_a_switch(effects):
 def test_levels_of_the_baseline_stand_beside_table_iii(folders):  # noqa: F811
     write(folders[1], test=0.7)
     write(folders[1], status="diverged", seed=1)
-    write(folders[1], test=0.4, protocol="released")
+    write(folders[1], test=0.4, protocol="released+test_start=fresh")
     write(folders[1], "evomal")
     (line,) = audit.baseline_levels(report.collect(folders[0], reference_dir=folders[1]))
     assert line == (
-        "diabetes, quick budget: Table III 0.3829; protocol paper 0.7000 (n = 1 of 2), released 0.4000 (n = 1 of 1)"
+        "diabetes, quick budget: Table III 0.3829; protocol paper 0.7000 (n = 1 of 2), "
+        "released+test_start=fresh 0.4000 (n = 1 of 1)"
     )

@@ -102,6 +102,7 @@ def test_released_protocol():
         score_non_finite=True,
         taylor_roles="exchanged",
         taylor_last_term="t0",
+        test_start="search",
     )
     assert {name: getattr(c, name) for name in changed} == want
     assert Protocol.parse("released")["split"] == "overlapping"

@@ -14,12 +14,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 METHOD = ("losses", "training", "search", "experiments", "config.py", "streams.py", "files.py")
 # A room, and the rooms that it may not know.
 ABOVE = {
-    "losses": {"fast", "training", "search", "experiments", "tasks", "models"},
-    "tasks": {"fast", "losses", "training", "search", "experiments", "models"},
-    "models": {"fast", "losses", "training", "search", "experiments"},
-    "training": {"fast", "search", "experiments"},
-    "fast": {"search", "experiments"},
-    "search": {"fast", "experiments"},
+    "losses": {"fast", "remedies", "training", "search", "experiments", "tasks", "models"},
+    "tasks": {"fast", "remedies", "losses", "training", "search", "experiments", "models"},
+    "models": {"fast", "remedies", "losses", "training", "search", "experiments"},
+    "training": {"fast", "search", "remedies", "experiments"},
+    "fast": {"search", "remedies", "experiments"},
+    "search": {"fast", "remedies", "experiments"},
+    "remedies": {"fast", "experiments"},
     "experiments": {"fast"},
 }
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
@@ -44,7 +45,10 @@ def lines_of(*rooms: str) -> int:
 
 
 def test_the_method_and_its_accelerations_stay_small():
-    assert lines_of(*METHOD) < 2_400
+    assert (
+        lines_of(*METHOD) < 2_650
+    )  # 2,400 of the paper's method, and contests, early stopping and starts, which it lacks
+    assert lines_of("remedies") < 200
     assert lines_of("fast") < 700
 
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 
 from ..checks import check, check_choice
-from ..config import TESTING, Config, Protocol, as_switch, parse_override
+from ..config import SWITCHES, TESTING, Config, Protocol, as_switch, parse_override
 from ..registry import DATASETS, METHODS, MODELS
 
 
@@ -15,7 +15,7 @@ class Cell:
         dataset, model, method: names in the tables; see `registry.DATASETS`, `MODELS`, `METHODS`.
         seed: a whole number, 0 or more.
         budget: "smoke", "quick" or "paper", optionally with overrides: "quick+generations=10".
-        protocol: "paper" or "released", optionally with switches: "paper+elitism=off".
+        protocol: "paper", "released" or "robust", optionally with switches: "paper+elitism=off".
         source: "cifar10/allcnnc" takes the loss of that data set's and model's search, whose method, seed, budget and
             protocol are the same, and tests it here (transfer, section V-C); "cifar10/allcnnc/2" takes that of the search
             of seed 2. None for a search of its own.
@@ -83,16 +83,28 @@ class Cell:
         budget, *changes = self.budget.split("+")
         kept = [change for change in changes if change.split("=")[0] not in TESTING]
         where = {"dataset": dataset, "model": model, "seed": int(seed), "source": None}
-        return replace(self, budget="+".join([budget, *kept]), **where)
+        protocol = str(Protocol.parse(self.protocol).of_search)
+        return replace(self, budget="+".join([budget, *kept]), protocol=protocol, **where)
 
     @property
     def test(self) -> str:
         """Name of the test among those of its search: "fresh", "fresh+test_steps=10000", "cifar100-allcnnc-search-seed1"."""
         changes = [change for change in self.budget.split("+")[1:] if change.split("=")[0] in TESTING]
-        start = Config.for_cell(self).test_start
-        name = "+".join([start, *(change for change in changes if not change.startswith("test_start="))])
+        config, default = Config.for_cell(self), Config()
+        fields = [name for name, switch in SWITCHES.items() if switch.field in TESTING and name != "test_start"]
+        switches = [
+            f"{name}={getattr(config, name)}" for name in fields if getattr(config, name) != getattr(default, name)
+        ]
+        name = "+".join([config.test_start, *switches, *changes])
         name = f"{self.dataset}-{self.model}-{name}" if self.transferred else name
         return name if self.search.seed == self.seed else f"{name}-seed{self.seed}"
+
+    @property
+    def selected(self) -> str:
+        """Name of the contest that chooses the loss to be tested: "halving", "halving+test_steps=10000"; "" for none."""
+        config, changes = Config.for_cell(self), self.budget.split("+")[1:]
+        lengths = [change for change in changes if change.split("=")[0] in ("test_steps", "test_milestones")]
+        return "" if config.selection == "fitness" else "+".join([config.selection, *lengths])
 
     def with_overrides(self, overrides: dict | None) -> "Cell":
         """The same cell with counts or settings changed, which stand in its budget's or protocol's name."""

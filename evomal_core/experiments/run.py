@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pandas
@@ -25,7 +26,7 @@ from ..tasks import load_task
 from ..tasks.task import PARTS
 from ..training import Outcome, Problem, Trial, choose, run_trial
 from ..training.acceleration import accelerated, enabled
-from . import store
+from . import contests, store
 from .cell import Cell
 
 LARGE_MODEL = 5_000_000  # parameters from which a model is worth all cores
@@ -43,7 +44,8 @@ def find_run(cell: Cell, results_dir=None) -> store.Run | None:
     if found is None:
         return None
     test = store.read_test(folder, found, cell)
-    return store.Run.of(cell, folder, found, test) if test or found["status"] == "no_loss" else None
+    untested = found["status"] == "no_loss" and not cell.selected
+    return store.Run.of(cell, folder, found, test) if test or untested else None
 
 
 def run_cell(
@@ -99,9 +101,13 @@ def run_cell(
             if not old:
                 store.write_search(folder, made)
         test = None
-        if found["loss"] is not None:
+        if found["loss"] is not None or cell.selected:
+            taken = found
+            if cell.selected:
+                prepare = partial(prepared, where=where, numerics=numerics)
+                taken = contests.selected(cell, found, folder, prepare, _contest_head, force, say)
             with prepared(cell, where, numerics) as (problem, config):
-                test = _test(cell, problem, config, found, folder)
+                test = _test(cell, problem, config, taken, folder) | {"search": store.named(cell, found)}
         if made and old:
             store.replace_search(folder, made)
         if test:
@@ -167,6 +173,7 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
         status, reason, loss = "complete", None, {"schema": LOSS_SCHEMA, **result.loss.to_json()}
     record = _head(cell, problem, config, started) | {"status": status, "reason": reason, "loss": loss}
     record |= {"fitness": leaders[0]["fitness"] if leaders else None, "learning_rate": result.learning_rate}
+    record |= {"steps": result.steps}
     record |= {"leaders": leaders, "history": result.state.history, "resumed": resumed, "plain": not enabled()}
     record |= {"seconds": {name: round(value, 3) for name, value in seconds.items()}}
     return record | {"engine": choose(config.engine, problem.model, config), **facts}
@@ -179,28 +186,43 @@ def _head(cell: Cell, problem: Problem, config: Config, started: time.struct_tim
     return {"schema": store.SCHEMA, "started": when, **settings}
 
 
-def _test(cell: Cell, problem: Problem, config: Config, found: dict, folder: Path) -> dict:
-    """The record of a test of a search's loss: the base model trained in full (eq. 3)."""
+def _contest_head(cell: Cell, problem: Problem, config: Config) -> dict:
+    return _head(cell, problem, config, time.gmtime()) | environment(problem.task.device)
+
+
+def _test(cell: Cell, problem: Problem, config: Config, taken: dict, folder: Path) -> dict:
+    """The record of a test of a loss: the base model trained in full (eq. 3).
+
+    Args:
+        taken: the record of its search, or what `contests.selected` gives.
+    """
     facts, started, start = environment(problem.task.device), time.gmtime(), time.perf_counter()
-    loss = loss_from_json(found["loss"]).to(device=problem.task.device)
-    rate = config.test_learning_rate or found["learning_rate"] or config.base_learning_rate
-    parts = PARTS[1:] if problem.task.augmented else PARTS
-    trial = trial_of_test(config, learning_rate=rate, parts=parts)
+    loss = loss_from_json(taken["loss"]).to(device=problem.task.device)
+    rate = config.test_learning_rate or taken["learning_rate"] or config.base_learning_rate
+    parts, steps = PARTS[1:] if problem.task.augmented else PARTS, taken.get("steps") or config.test_steps
+    trial = trial_of_test(config, learning_rate=rate, parts=parts, steps=steps)
     ((outcome,),) = run_trial([loss], problem, config, cell.seed, trial, store.trial_checkpoint(folder, cell))
     status, reason, errors = "complete", None, outcome.errors
     if outcome.diverged:
         status, reason, errors = "diverged", "meta-testing met a loss or an output that is not finite", {}
     record = _head(cell, problem, config, started) | {"status": status, "reason": reason}
     record |= {f"{part}_metric": errors.get(part) for part in PARTS}
-    record |= {"search": {"cell": asdict(cell.search), "loss": store.digest_of(found["loss"])}}
-    record |= {"start": config.test_start, "steps": trial.steps, "milestones": trial.milestones}
-    return record | {"learning_rate": rate, "seconds": {"test": round(time.perf_counter() - start, 3)}, **facts}
+    record |= {
+        "start": config.test_start,
+        "steps": trial.steps,
+        "milestones": trial.milestones,
+        "stopped": outcome.step,
+    }
+    record |= {name: taken[name] for name in ("selection", "loss") if "selection" in taken}
+    seconds = taken["seconds"] if "selection" in taken else {}
+    seconds = seconds | {"test": round(time.perf_counter() - start, 3)}
+    return record | {"learning_rate": rate, "seconds": seconds, **facts}
 
 
 def trial_of_test(config: Config, **changes) -> Trial:
     """Meta-testing as a trial; from the start "search" it begins as the fitness evaluation of the first task did."""
     purpose, index = {"fresh": ("test", ()), "search": ("fitness", (0,))}[config.test_start]
-    trial = Trial(purpose, config.test_steps, index, None, config.test_milestones, PARTS)
+    trial = Trial(purpose, config.test_steps, index, None, config.test_milestones, PARTS, stop=config.test_stop)
     return replace(trial, **changes)
 
 

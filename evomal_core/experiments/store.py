@@ -5,6 +5,7 @@
         loss.json        the loss found
         history.csv      a row a generation
         tests/<name>.json  of a test of the loss: start, steps, learning rate, errors, status; it names the search
+        contests/<name>.json  of a contest among the search's leaders (`selection=halving`), whose winner is tested
         checkpoint.json  while it searches: the state it goes on from; tests/.<name>.safetensors while it tests
 
 A search's identity is its cell and every setting that changes its results in exact arithmetic: not engine, device or
@@ -75,7 +76,7 @@ class Run:
         """The run of a search's record and a test's; without a test, of a search that found no loss."""
         test = test or {"status": search["status"], "reason": search["reason"], "seconds": {"test": 0.0}}
         seconds = search["seconds"] | test["seconds"]
-        seconds.setdefault("total", round(seconds.get("search", 0.0) + seconds["test"], 3))
+        seconds.setdefault("total", round(sum(seconds.get(name, 0.0) for name in ("search", "selection", "test")), 3))
         data = search | dict.fromkeys(METRICS) | test
         of_test = {name: value for name, value in test.get("config", {}).items() if name in TESTING}
         data |= {"config": search["config"] | of_test, "seconds": seconds, "cell": asdict(cell)}
@@ -90,8 +91,7 @@ class Run:
     @property
     def leaders(self) -> list[Leader]:
         """The best distinct candidates of the search, each with expression, weights, fitness; the best first."""
-        kept = self.data.get("leaders") or []
-        return [Leader(loss_from_json(i["loss"]), i["fitness"], i["learning_rate"]) for i in kept]
+        return leaders_of(self.data)
 
     @property
     def tests(self) -> list[dict]:
@@ -112,8 +112,14 @@ class Run:
         return self.data.get("seconds", {})
 
 
+def leaders_of(search: dict) -> list[Leader]:
+    """The leaders in the record of a search."""
+    kept = search.get("leaders") or []
+    return [Leader(loss_from_json(i["loss"]), i["fitness"], i["learning_rate"]) for i in kept]
+
+
 def _summary_of(name: str, test: dict) -> dict:
-    cell = {key: test["cell"].get(key) for key in ("dataset", "model", "seed")}
+    cell = {key: getattr(cell_of(test), key) for key in ("dataset", "model", "seed", "protocol")}
     of_test = {key: test[key] for key in ("start", "steps", "learning_rate", "status")}
     return cell | of_test | {"name": name, "error": test["test_metric"]}
 
@@ -172,8 +178,13 @@ def check_test_identity(path: Path, recorded: dict, cell, config: Config) -> Non
     settings = json.loads(json.dumps(asdict(config)))
     differing = _differing(settings, recorded["config"], NOT_IDENTITY)
     with reading(path):
-        old = Cell(**recorded["cell"])
+        old = cell_of(recorded)
     _refuse(path, [f"cell {old} instead of {cell}"] if old != cell else differing)
+
+
+def cell_of(test: dict) -> Cell:
+    """The cell of a test. Where it began counts, not what its protocol said of that when the record was made."""
+    return Cell(**test["cell"]).with_overrides({"test_start": test.get("start", "fresh")})
 
 
 def _differing(own: dict, recorded: dict, without: tuple[str, ...]) -> list[str]:
@@ -302,7 +313,7 @@ def _read_test_file(path: Path, search: dict) -> dict | None:
         check(not wrong, "the error of the test", "a finite number if it is complete, else null", data["test_metric"])
         known = all(isinstance(data[name], dict) for name in ("cell", "config", "search", "seconds"))
         check(known, "cell, config, search and seconds", "objects", "something else")
-        Cell(**data["cell"])  # raises for a name that is none
+        cell_of(data)  # raises for a name that is none
         return data if data["search"]["loss"] == digest_of(search["loss"]) else None
 
 
@@ -311,7 +322,7 @@ def read_test(folder: Path, search: dict, cell) -> dict | None:
     config = Config.for_cell(cell)
     old = search.get("test")
     if old and not _differing(json.loads(json.dumps(asdict(config))), old["config"], NOT_IDENTITY):
-        if Cell(**old["cell"]) == cell:
+        if cell_of(old) == cell:
             return old
     path = folder / "tests" / f"{cell.test}.json"
     if data := _read_test_file(path, search):
@@ -332,13 +343,18 @@ def write_search(folder: Path, record: dict) -> None:
 def replace_search(folder: Path, record: dict) -> None:
     """Write the record of a search over that of another, whose tests go."""
     write_search(folder, record)
-    for path in folder.glob("tests/*.json"):
+    for path in (*folder.glob("tests/*.json"), *folder.glob("contests/*.json")):
         path.unlink()
 
 
 def write_test(folder: Path, cell, record: dict) -> None:
     """Write the record of a test."""
     files.write_json(folder / "tests" / f"{cell.test}.json", record)
+
+
+def named(cell, search: dict) -> dict:
+    """What names the search of a test or a contest in its record: the cell, and a digest of the loss."""
+    return {"cell": asdict(cell.search), "loss": digest_of(search["loss"])}
 
 
 def write_history(folder: Path, history: list[dict]) -> None:
@@ -358,7 +374,7 @@ def read_runs(folder) -> tuple[list[Run], list[str]]:
                 if search["loss"] is None:
                     runs.append(Run.of(cell, path.parent, search, None))
                 for test in all_tests(path.parent, search, damaged).values():
-                    runs.append(Run.of(Cell(**test["cell"]), path.parent, search, test))
+                    runs.append(Run.of(cell_of(test), path.parent, search, test))
         except RecordError as error:
             damaged.append(str(error))
     return runs, damaged

@@ -12,8 +12,8 @@ from torch import nn
 from .. import streams
 from ..config import Config
 from ..losses.taylor import PARAMETERS, TaylorLoss
+from ..training.fitness import fitness
 from ..training.problem import Problem
-from ..training.trial import fitness
 from .state import Leader, Point, Result, SearchState, evaluated, tell
 
 SIGMA = 1.2  # initial step size [R]; the search starts at 0

@@ -4,10 +4,11 @@ Each stage takes the list of candidates that reached it and runs them in lockste
 """
 
 import contextlib
+import heapq
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -16,8 +17,8 @@ from ..config import Config
 from ..losses import expression
 from ..losses.meta_network import MetaLoss
 from ..training import unroll
+from ..training.fitness import fitness
 from ..training.problem import Problem
-from ..training.trial import fitness
 from . import filters
 from .state import PHASES, Individual, evaluated
 
@@ -72,6 +73,8 @@ class Evaluator:
         for position, member in enumerate(population):
             if isinstance(member, str) and member not in memory.archive:
                 new.setdefault(member, position)
+        if self.config.fitness_start == "generation":
+            population = self._measured_again(population, memory, generation, seconds)
         results = self._evaluate_new(new, memory, generation, seconds)
         individuals, outcomes = [], []
         for position, member in enumerate(population):
@@ -83,6 +86,21 @@ class Evaluator:
             if self.config.archive_rejected or individual.outcome in ("evaluated", "equivalent"):
                 memory.archive[tree] = individual
         return individuals, outcomes, seconds
+
+    def _measured_again(self, population, memory: Memory, generation: int, seconds) -> list[str | Individual]:
+        """The population, in which the elites have the fitness that they have from this generation's starts."""
+        elites = [member for member in population if isinstance(member, Individual) and member.outcome == "elite"]
+        with _timed(seconds, "fitness"):
+            losses = [self.compile(elite.expression, elite.weights) for elite in elites]
+            values = fitness(losses, self.problems, self.config, self.seed, generation)
+        anew = {elite: replace(elite, fitness=value) for elite, value in zip(elites, values, strict=True)}
+        memory.archive |= {e.expression: replace(e, outcome=evaluated(e.fitness)) for e in anew.values()}
+        return [anew.get(member, member) for member in population]
+
+    def _bar(self, memory: Memory) -> float:
+        """The fitness below which a candidate is one of the leaders so far; inf while there are fewer."""
+        best = heapq.nsmallest(self.config.leaders, (i.fitness for i in memory.archive.values()))
+        return best[-1] if len(best) == self.config.leaders else math.inf
 
     def _evaluate_new(self, new: dict[str, int], memory: Memory, generation: int, seconds) -> dict[str, Individual]:
         config = self.config
@@ -101,6 +119,8 @@ class Evaluator:
                     settle(tree, math.inf, "non_finite")
 
         representatives: dict[str, str] = {}  # gradient key -> candidate of this generation that stands for it
+        within = config.equivalence == "within"
+        seen = filters.Neighbours(memory.gradients if within else (), config.equivalence_tolerance)
         equivalents: dict[str, str] = {}  # candidate -> its gradient key, where another stands for it
         with _timed(seconds, "filter"):
             gains = filters.improvement(list(waiting.values()), self.probe, config)
@@ -108,7 +128,10 @@ class Evaluator:
                 if not (gain > 0 or (config.score_non_finite and math.isnan(gain))):
                     settle(tree, math.inf, "rejected")
             for tree in list(waiting) if config.gradient_equivalence else ():
-                key = filters.gradient_key(losses[tree], self.probe, config.equivalence_digits)
+                key = filters.gradient_key(
+                    losses[tree], self.probe, filters.EXACT if within else config.equivalence_digits
+                )
+                key = seen.find_or_add(key) if within and key else key
                 if key in memory.gradients or key in representatives:
                     equivalents[tree] = key
                     del waiting[tree]
@@ -116,7 +139,8 @@ class Evaluator:
                     representatives[key] = tree
 
         with _timed(seconds, "fitness"):
-            values = fitness(list(waiting.values()), self.problems, config, self.seed)
+            bar = self._bar(memory) if config.racing else math.inf
+            values = fitness(list(waiting.values()), self.problems, config, self.seed, generation, bar)
             for tree, value in zip(list(waiting), values, strict=True):
                 settle(tree, value, evaluated(value))
         memory.gradients |= {key: settled[tree][0] for key, tree in representatives.items()}

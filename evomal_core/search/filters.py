@@ -4,8 +4,9 @@ The third, symbolic equivalence, is a look-up in the archive of `evaluate.py`. A
 outputs on the first instances of the training part, the same for all candidates of a run.
 """
 
+import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..config import Config
 from ..models.random_layers import seeded
 from ..training.output_gradients import output_gradients
 from ..training.problem import Problem
+
+EXACT = 7  # digits of the norms in a key of which "within" is asked: those of float32
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,37 @@ def gradient_key(loss: nn.Module, probe: Probe, digits: int) -> str | None:
     if not norms.isfinite().all():
         return None
     return " ".join(np.char.mod(f"%.{digits - 1}e", norms.cpu().numpy().astype(np.float64)))
+
+
+class Neighbours:
+    """Keys of gradient equivalence, in which one that agrees with another on every instance is found without a scan.
+
+    Norms within a tolerance have means of their logarithms within it, so that only a window of the keys, sorted by this
+    mean, is compared.
+
+    Args:
+        keys: as `gradient_key` makes them.
+        tolerance: relative, 0.01 for one per cent.
+    """
+
+    def __init__(self, keys: Iterable[str], tolerance: float):
+        self.tolerance, self.sorted = math.log1p(tolerance), sorted((self._mean(key), key) for key in keys)
+
+    def find_or_add(self, key: str) -> str:
+        """One of the keys that agree with this one; else this one, which is added."""
+        mean, own = self._mean(key), self._logarithms(key)
+        low = bisect.bisect_left(self.sorted, (mean - self.tolerance - 1e-9, ""))
+        for other_mean, other in self.sorted[low:]:
+            if other_mean > mean + self.tolerance + 1e-9:
+                break
+            if np.abs(self._logarithms(other) - own).max() <= self.tolerance:
+                return other
+        bisect.insort(self.sorted, (mean, key))
+        return key
+
+    @staticmethod
+    def _logarithms(key: str) -> np.ndarray:
+        return np.log(np.maximum(np.array(key.split(), dtype=np.float64), 1e-30))
+
+    def _mean(self, key: str) -> float:
+        return float(self._logarithms(key).mean())

@@ -5,7 +5,7 @@ whole state is one `SearchState`, which can be saved, compared, and goes on wher
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import ClassVar
@@ -15,6 +15,7 @@ from deap import tools
 from .. import files, streams
 from ..config import Config
 from ..losses import expression
+from ..losses.known import known_losses
 from .evaluate import Evaluator, Memory
 from .state import Individual, Leader, Result, SearchState, candidate_from_json, number, tell
 
@@ -40,17 +41,21 @@ class GeneticState(SearchState):
         return super().decoded(data) | {"memory": Memory({i.expression: i for i in archive}, gradients)}
 
 
-def ask(state: GeneticState, config: Config, seed: int, fresh: bool = False) -> list[str | Individual]:
+def ask(
+    state: GeneticState, config: Config, seed: int, fresh: bool = False, known: Sequence[str] = ()
+) -> list[str | Individual]:
     """The next population: expressions to be evaluated, and individuals that keep their fitness and weights.
 
-    Generation 0 is random (ramped half-and-half); with `fresh` every generation is, which is the control `random`.
+    Generation 0 is random (ramped half-and-half), led by `known` losses if there are any; with `fresh` every generation is
+    random, which is the control `random`.
     Otherwise elites survive. One crossover or one mutation gives each other offspring, which is corrected to hold y and f
     and, if higher than `max_height`, replaced with a copy of its parent.
     """
     stream = streams.integer(seed, "genetic", state.generation)
     if fresh or not state.population:
         grown = expression.grow(stream, config.initial_height, config.population, config.operators)
-        return list(map(str, grown))
+        first = [] if state.population else list(known)[: config.population]
+        return first + list(map(str, grown))[len(first) :]
     with streams.global_generators(stream):
         return _offspring(state.population, config)
 
@@ -87,9 +92,11 @@ def select(population: list[Individual], config: Config) -> Individual:
 
 def step(state: GeneticState, evaluator: Evaluator, fresh: bool = False) -> None:
     """One generation: ask, evaluate, tell."""
-    population = ask(state, evaluator.config, evaluator.seed, fresh)
+    config = evaluator.config
+    known = known_losses(evaluator.problems[0].task.classification, config)
+    population = ask(state, config, evaluator.seed, fresh, known)
     individuals, outcomes, seconds = evaluator.evaluate(population, state.memory, state.generation)
-    tell(state, individuals, outcomes, seconds, evaluator.config)
+    tell(state, individuals, outcomes, seconds, config)
     state.population = individuals
 
 
@@ -101,7 +108,10 @@ def search(problems, config, seed, state, on_generation, learn_weights: bool = T
         on_generation(state)
     if state.best is None:
         return Result(None, None, (), state)
-    best = leading(evaluated_trees(state), state.best, config)
+    best = state.best
+    if config.fitness_start == "generation":  # fitness of one generation is compared, the last
+        best = min(state.population, key=lambda individual: individual.fitness)
+    best = leading(evaluated_trees(state), best, config)
     leaders = tuple(Leader(evaluator.compile(i.expression, i.weights), i.fitness) for i in best)
     return Result(leaders[0].loss, None, leaders, state)
 

@@ -143,12 +143,14 @@ class Result:
         learning_rate: the one that goes with the loss; None for the configuration's.
         leaders: the best distinct candidates, the best first; at most `Config.leaders`.
         state: the final state.
+        steps: how many steps to train with the loss; None for the configuration's.
     """
 
     loss: torch.nn.Module | None
     learning_rate: float | None
     leaders: tuple[Leader, ...]
     state: SearchState
+    steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..losses.handcrafted import task_loss
-from ..training.trial import Trial, run_trial
+from ..training.fitness import fitness
 from .state import Leader, Rate, Result, SearchState, evaluated, tell
 
 LEARNING_RATES = np.logspace(-3, 0, 25)
@@ -27,11 +27,7 @@ def search(problems, config, seed, state: TunedState, on_generation) -> Result:
     loss, start = task_loss(problems[0].task), time.perf_counter()
     if not state.tried:
         for rate in LEARNING_RATES.tolist():
-            values = []
-            for i, problem in enumerate(problems):
-                trial = Trial("fitness", config.fitness_steps, (i,), learning_rate=rate)
-                values.append(run_trial([loss], problem, config, seed, trial)[0][0].errors["validation"])
-            value = sum(values) / len(values)
+            (value,) = fitness([loss], problems, config, seed, learning_rate=rate)
             state.tried.append(Rate(rate, value, evaluated(value)))
         seconds = {"fitness": time.perf_counter() - start}
         tell(state, state.tried, [rate.outcome for rate in state.tried], seconds, config)

@@ -1,4 +1,4 @@
-"""Trials (eq. 3 and Algorithm 2): train base models under losses and judge them.
+"""Trials (eq. 3): train base models under losses and judge them.
 
 Fitness, meta-testing, the control `tuned`, learning-rate grids, transfer and re-validation are trials of other purpose,
 length, rate or start. All losses of a trial see one stream of initial weights and batches, so they differ in nothing else.
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from .. import files, streams
-from ..checks import check
+from ..checks import check, check_choice
 from ..config import Config
 from ..losses.elementwise import check_target
 from ..models.forward import rearranged
@@ -30,8 +30,9 @@ from .problem import Problem
 CHUNK = 25  # steps that one session makes before the next: its weights stay in the cache, batches are drawn once
 CHECK_EVERY = 2 * CHUNK  # steps between looks for trainings that diverged
 EVALUATION_BATCH = 2_000  # a tenth of it for images that are stored as bytes, whose models are larger
+LOOKS = 40  # of early stopping, at the validation error in the course of a training
 CHECKPOINT_SECONDS = 60.0
-CHECKPOINT_SCHEMA = 1
+CHECKPOINT_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Trial:
         learning_rate: the base optimiser's; None takes the configuration's.
         milestones: steps at which the learning rate is multiplied by 0.1.
         parts: the parts of the task that are measured at the end, and after each of the steps in `curve`.
+        stop: "end", or "validation": of `LOOKS` steps, evenly apart, the one of lowest validation error is the last.
         starts: how many initialisations; start 0 has the stream `index`, start s > 0 the stream `(*index, s)`.
         keep_models: whether the trained models are part of the outcome.
     """
@@ -56,12 +58,24 @@ class Trial:
     milestones: tuple[int, ...] = ()
     parts: tuple[str, ...] = ("validation",)
     curve: tuple[int, ...] = ()
+    stop: str = "end"
     starts: int = 1
     keep_models: bool = False
 
     def of_start(self, start: int) -> "Trial":
         """The trial of one of the starts alone."""
         return replace(self, index=(*self.index, start) if start else self.index, starts=1)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The steps before the last after which the model is measured."""
+        steps = {*self.curve, *(early_stops(self.steps) if self.stop == "validation" else ())}
+        return tuple(sorted(step for step in steps if step < self.steps))
+
+
+def early_stops(steps: int) -> list[int]:
+    """The `LOOKS` steps, evenly apart, among which early stopping chooses; the last is the end."""
+    return sorted({math.ceil(steps * look / LOOKS) for look in range(1, LOOKS + 1)})
 
 
 @dataclass
@@ -70,12 +84,14 @@ class Outcome:
 
     Attributes:
         errors: part -> performance metric; inf where the training, or the metric, was not finite.
-        curve: for each step of `Trial.curve`, (step, errors).
+        curve: for each step of `Trial.looks`, (step, errors).
+        step: the step after which `errors` were measured.
         model: the trained model in evaluation mode, if it was to be kept and is finite.
     """
 
     errors: dict[str, float]
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    step: int = 0
     model: nn.Module | None = None
 
     @property
@@ -163,8 +179,15 @@ def run_trial(
         For each loss, one outcome a start.
     """
     check(isinstance(trial.starts, int) and trial.starts > 0, "Trial.starts", "at least 1", trial.starts)
-    one = trial.starts == 1 or not (checkpoint and trial.keep_models)  # a checkpoint has no models of finished starts
-    check(one, "Trial.starts with keep_models and a checkpoint", 1, trial.starts)
+    check_choice("Trial.stop", trial.stop, ("end", "validation"))
+    one = trial.starts == 1 and trial.stop == "end"  # a checkpoint has no models but those under way
+    got = f"{trial.starts}, {trial.stop}"
+    check(
+        one or not (checkpoint and trial.keep_models),
+        "starts and stop with keep_models and a checkpoint",
+        "1, end",
+        got,
+    )
     if not losses:
         return []
     with streams.computing(), torch.enable_grad():
@@ -198,7 +221,7 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
             if step < begin:
                 session.optimiser.change_rate(0.1)
     running = [session for session in sessions if session.running()]
-    ends = sorted({*range(CHUNK, trial.steps, CHUNK), trial.steps, *(s for s in trial.curve if s < trial.steps)})
+    ends = sorted({*range(CHUNK, trial.steps, CHUNK), trial.steps, *trial.looks})
     for start, end in itertools.pairwise([begin, *(e for e in ends if e > begin)]):
         if running:
             steps = range(start, end)
@@ -211,22 +234,33 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
                     session.step(batch, layer_seed)
             if start % CHECK_EVERY == 0:  # rarely: on a GPU the host waits for it
                 running = [session for session in running if session.running()]
-        if end in trial.curve:
+        if end in trial.looks:
             for outcome, (errors, model) in zip(outcomes, _judged(sessions, problem, config, seed, trial), strict=True):
                 outcome.curve.append((end, errors))
                 if model is not None:
+                    _take(outcome, end, errors, copy.deepcopy(model) if trial.keep_models else None, trial)
                     model.train()
         if kept and end < trial.steps:
             kept.write(sessions, outcomes, end)
     for outcome, (errors, model) in zip(outcomes, _judged(sessions, problem, config, seed, trial), strict=True):
-        outcome.errors = errors
-        if trial.keep_models and model is not None:
-            usual = accelerated("usual_layers")
-            model = model.model if isinstance(model, MixedPrecision) else model
-            outcome.model = (usual(model) if usual else model).eval()
+        _take(outcome, trial.steps, errors, model if trial.keep_models else None, trial)
     if kept:
         kept.finish(outcomes)
     return outcomes
+
+
+def _take(outcome: Outcome, step: int, errors: dict[str, float], model: nn.Module | None, trial: Trial) -> None:
+    """The errors after a step, and the model, are those of the trial: at the end, or where validation is the best so far."""
+    if trial.stop == "validation":
+        if outcome.errors and errors["validation"] >= outcome.errors["validation"]:
+            return
+    elif step < trial.steps:
+        return
+    outcome.errors, outcome.step, outcome.model = errors, step, None
+    if model is not None:
+        usual = accelerated("usual_layers")
+        model = model.model if isinstance(model, MixedPrecision) else model
+        outcome.model = (usual(model) if usual else model).eval()
 
 
 def _judged(sessions, problem: Problem, config: Config, seed: int, trial: Trial):
@@ -254,15 +288,6 @@ def evaluate(model: nn.Module | None, task, part: str, instances: int = 0, seed:
     outputs = torch.cat(outputs)
     value = float(task.metric(outputs, torch.cat(y))) if outputs.isfinite().all() else math.inf
     return value if math.isfinite(value) else math.inf
-
-
-def fitness(losses: Sequence[nn.Module], problems: Sequence, config: Config, seed: int) -> list[float]:
-    """Algorithm 2: the mean over the tasks of the metric on the validation part after `fitness_steps` steps; inf is worst."""
-    totals = [0.0] * len(losses)
-    for i, problem in enumerate(problems):
-        outcomes = run_trial(losses, problem, config, seed, Trial("fitness", config.fitness_steps, (i,)))
-        totals = [total + of_loss[0].errors["validation"] for total, of_loss in zip(totals, outcomes, strict=True)]
-    return [total / len(problems) for total in totals]
 
 
 def _identity(losses: Sequence[nn.Module], problem: Problem, config: Config, seed: int, trial: Trial) -> list:
@@ -315,7 +340,7 @@ class Checkpoint:
             except (KeyError, RuntimeError) as error:
                 raise ValueError(f"{self.path}: was written with another number of copies: {error}") from None
         for own, old in zip(outcomes, self.current, strict=True):
-            own.curve = old.curve
+            own.curve, own.errors, own.step = old.curve, old.errors, old.step
         step, self.step, self.tensors = self.step, 0, {}
         return step
 
@@ -343,11 +368,11 @@ class Checkpoint:
 
 
 def _plain(outcome: Outcome) -> dict:
-    return files.strict({"errors": outcome.errors, "curve": outcome.curve})
+    return files.strict({"errors": outcome.errors, "curve": outcome.curve, "step": outcome.step})
 
 
 def _outcome(data: dict) -> Outcome:
     def errors(of: dict) -> dict[str, float]:
         return {part: math.inf if error is None else error for part, error in of.items()}
 
-    return Outcome(errors(data["errors"]), [(step, errors(of)) for step, of in data["curve"]])
+    return Outcome(errors(data["errors"]), [(step, errors(of)) for step, of in data["curve"]], data["step"])

@@ -32,6 +32,11 @@ DESCRIPTIONS = {
     ),
     "taylor_term": ("½θ7·b²·a around θ1", "its last factor is around θ0", "TaylorGLO"),
     "non_finite": ("is the worst case", "training stops, and the weights reached so far are scored", "every search"),
+    "test_start": (
+        "meta-testing has initial weights and batches of its own",
+        "it has those of the fitness evaluation, which are its first 500 steps",
+        "every method",
+    ),
     "non_negative": (
         "optional",
         "absent: switched on by +non_negative=on under either protocol",
@@ -89,10 +94,12 @@ def rows(datasets: Iterable[str], budget: str, seeds: Iterable[int] = (0,)) -> l
 def of_protocol(runs: pandas.DataFrame, dataset: str, method: str, protocol: str) -> pandas.DataFrame:
     """Runs of one protocol by seed, with the columns `error`, the test error capped at 1, and `capped`.
 
-    A run that diverged or found no loss has the error 1, too.
+    A run that diverged or found no loss has the error 1, too. A search without a loss is one for every start of its test.
     """
+    wanted = ec.Protocol.parse(protocol)
     mine = (runs["dataset"] == dataset) & (runs["method"] == method)
-    mine &= runs["protocol"] == str(ec.Protocol.parse(protocol))
+    without = (runs["status"] == "no_loss") & (runs["protocol"] == str(wanted.of_search))
+    mine &= without | (runs["protocol"] == str(wanted))
     part = runs[mine].set_index("seed")
     return part.assign(error=part["test_metric"].clip(upper=1).fillna(1), capped=~(part["test_metric"] <= 1))
 
@@ -156,9 +163,13 @@ def forest(table: pandas.DataFrame, dataset: str) -> Figure:
 
 
 def baseline_levels(records: report.Records) -> list[str]:
-    """The plain baseline's test error under both protocols beside Table III's, a line for each data set and budget."""
+    """The plain baseline's test error beside Table III's, a line for each data set and budget.
+
+    Both protocols are shown, and the start of the test where it is not the protocol's own.
+    """
     paper = report.paper_table("table3").query("method == 'baseline'").set_index("dataset")["mean"]
-    runs = report.runs_table(records).query("method == 'baseline' and model == 'mlp' and protocol in @SIDES")
+    runs = report.runs_table(records).query("method == 'baseline' and model == 'mlp'")
+    runs = runs[runs["protocol"].isin([flipped(side, switch) for side in SIDES for switch in (None, "test_start")])]
     runs = runs[runs["dataset"].isin(paper.index)]
     lines = []
     for (dataset, budget), part in runs.groupby(["dataset", "budget"], sort=False):

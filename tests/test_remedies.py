@@ -1,0 +1,320 @@
+"""What holds from fresh starts: early stopping, fitness over several starts, known losses, equivalence, contests, `early`."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_stacked import CONFIG, chain, image_task, losses
+
+import evomal_core as ec
+from evomal_core.experiments import store
+from evomal_core.losses.known import CLASSIFICATION, REGRESSION, known_losses
+from evomal_core.remedies import early, halving
+from evomal_core.search import filters, genetic
+from evomal_core.search.state import Leader, SearchState
+from evomal_core.training import Trial, fitness, run_trial, trial
+
+SMOKE = ec.Cell("digits", "logistic", "evomal", 0, "smoke+test_steps=40+fitness_steps=10", "robust")
+HERE = {"device": "cpu", "progress": None}
+FOUR = Trial("test", 80, parts=("validation", "test"))
+
+
+def changed(**values) -> ec.Config:
+    return dataclasses.replace(CONFIG, **values)
+
+
+@pytest.fixture
+def problem():
+    return image_task(), chain()
+
+
+# --- the step chosen by validation ---
+
+
+def test_early_stopping_takes_the_errors_behind_the_best_validation_step(problem):
+    steps = tuple(trial.early_stops(80))
+    assert len(steps) == trial.LOOKS and steps[-1] == 80
+    looked = run_trial(losses(3), problem, CONFIG, 1, dataclasses.replace(FOUR, curve=steps))
+    stopped = run_trial(losses(3), problem, CONFIG, 1, dataclasses.replace(FOUR, stop="validation", keep_models=True))
+    for (long,), (short,) in zip(looked, stopped, strict=True):
+        every = dict(long.curve) | {80: long.errors}
+        best = min(every, key=lambda step: (every[step]["validation"], step))
+        assert short.step == best and short.errors == every[best]
+        assert trial.evaluate(short.model, problem[0], "test") == pytest.approx(short.errors["test"])
+    assert len({outcome.step for (outcome,) in stopped}) > 1 or stopped[0][0].step < 80
+
+
+def test_a_training_that_diverges_after_its_best_step_counts_with_that_step(problem):
+    config = changed(base_learning_rate=1e4)
+    diverging = ec.MetaLoss("square(square(sub(y, f)))", None, False)
+    task = ec.Task("ten", *[(torch.randn(60, 3), torch.randn(60, 1) * 100)] * 3, classification=False)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    end, stop = (
+        run_trial([diverging], (task, model), config, 0, dataclasses.replace(FOUR, stop=s, curve=(0, 1)))[0][0]
+        for s in ("end", "validation")
+    )
+    assert end.diverged
+    assert stop.diverged or stop.step < 80
+
+
+def test_a_stop_that_is_unknown_and_a_checkpoint_with_models_are_refused(problem, tmp_path):
+    with pytest.raises(ValueError, match=r"Trial\.stop"):
+        run_trial(losses(1), problem, CONFIG, 0, dataclasses.replace(FOUR, stop="early"))
+    kept = dataclasses.replace(FOUR, stop="validation", keep_models=True)
+    with pytest.raises(ValueError, match="1, end"):
+        run_trial(losses(1), problem, CONFIG, 0, kept, tmp_path / "trial.safetensors")
+
+
+def test_early_stopping_goes_on_from_a_checkpoint(problem, tmp_path, monkeypatch):
+    stopping = dataclasses.replace(FOUR, stop="validation")
+    whole = run_trial(losses(2), problem, CONFIG, 1, stopping)
+    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
+    write, path = trial.Checkpoint._save, tmp_path / "trial.safetensors"
+
+    def killed_at_50(self, tensors, current, step):
+        write(self, tensors, current, step)
+        if step >= 50:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trial.Checkpoint, "_save", killed_at_50)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(losses(2), problem, CONFIG, 1, stopping, path)
+    monkeypatch.setattr(trial.Checkpoint, "_save", write)
+    again = run_trial(losses(2), problem, CONFIG, 1, stopping, path)
+    assert [(o.errors, o.step, o.curve) for (o,) in again] == [(o.errors, o.step, o.curve) for (o,) in whole]
+
+
+# --- fitness over several starts ---
+
+
+@pytest.mark.parametrize(("over", "of"), [("mean", np.mean), ("worst", max)])
+def test_fitness_over_starts(problem, over, of):
+    config = changed(fitness_starts=3, fitness_over=over)
+    alone = run_trial(losses(3), problem, CONFIG, 2, Trial("fitness", CONFIG.fitness_steps, (0,), starts=3))
+    want = [of([outcome.errors["validation"] for outcome in of_loss]) for of_loss in alone]
+    assert fitness(losses(3), [problem], config, 2) == pytest.approx(want)
+
+
+def test_racing_spares_the_further_starts_of_a_candidate_behind_the_bar(problem):
+    first = fitness(losses(3), [problem], CONFIG, 2)
+    bar = sorted(first)[1]
+    raced = fitness(losses(3), [problem], changed(fitness_starts=3, racing=True), 2, bar=bar)
+    full = fitness(losses(3), [problem], changed(fitness_starts=3), 2)
+    assert len(set(first)) == 3
+    assert raced == pytest.approx([one if one > bar else mean for one, mean in zip(first, full, strict=True)])
+
+
+def test_each_generation_has_a_start_of_its_own(problem):
+    config = changed(fitness_start="generation")
+    values = [fitness(losses(2), [problem], config, 2, generation) for generation in (0, 1, 1)]
+    assert values[0] != values[1] == values[2] and values[0] != fitness(losses(2), [problem], CONFIG, 2)
+
+
+def test_elites_are_measured_again_in_each_generation(problem):
+    config = changed(fitness_start="generation", population=4, generations=3, rejection_steps=20, meta_steps=1)
+    state = genetic.GeneticState()
+    populations = []
+    result = ec.search(
+        [problem], config, 0, state=state, on_generation=lambda s: populations.append(list(s.population))
+    )
+    elites = [(g, i) for g, population in enumerate(populations) for i in population if i.outcome == "elite"]
+    assert elites
+    for generation, elite in elites:
+        loss = ec.MetaLoss(elite.expression, torch.tensor(elite.weights, dtype=torch.float64), True)
+        assert fitness([loss], [problem], config, 0, generation) == [elite.fitness]
+    best = min(populations[-1], key=lambda individual: individual.fitness)
+    assert (str(result.loss), result.leaders[0].fitness) == (best.expression, best.fitness)
+
+
+# --- known losses in generation 0 ---
+
+
+def test_known_losses_are_what_they_are_called():
+    y, f = torch.tensor([[0.3], [-2.0]]), torch.tensor([[1.1], [0.5]])
+    want = {
+        "squared error": torch.nn.functional.mse_loss(f, y),
+        "absolute error": torch.nn.functional.l1_loss(f, y),
+        "pseudo-Huber": (1 + (f - y) ** 2).sqrt().mean(),
+        "Cauchy": (1 + (f - y) ** 2).log().mean(),
+    }
+    for name, value in want.items():
+        assert float(ec.MetaLoss(REGRESSION[name])(f, y)) == pytest.approx(float(value), rel=1e-5)
+    small, large = (
+        ec.MetaLoss(REGRESSION["like log-cosh"])(torch.tensor([[x]]), torch.zeros(1, 1)) for x in (1e-2, 20)
+    )
+    assert small == pytest.approx(1e-4, rel=1e-3) and large == pytest.approx(20, rel=1e-3)
+    z, c = torch.randn(6, 4), torch.randint(4, (6,))
+    p = z.softmax(-1)[range(6), c]
+    learned = {name: float(ec.MetaLoss(text, None, True)(z, c)) for name, text in CLASSIFICATION.items()}
+    assert learned["cross-entropy"] == pytest.approx(float(torch.nn.functional.cross_entropy(z, c)), rel=1e-5)
+    assert learned["focal"] == pytest.approx(float(((1 - p) ** 2 * -p.log()).mean()), rel=1e-5)
+
+
+def test_generation_0_begins_with_known_losses(problem):
+    config = changed(initial_losses="known", population=8)
+    known = known_losses(True, config)
+    first = genetic.ask(genetic.GeneticState(), config, 0, known=known)
+    plain = genetic.ask(genetic.GeneticState(), config, 0)
+    assert first[: len(known)] == known and first[len(known) :] == plain[len(known) :] and len(first) == 8
+    assert known_losses(True, CONFIG) == []
+    assert known_losses(False, changed(initial_losses="known", operators=("add", "sub", "square"))) == [
+        "square(sub(y, f))"
+    ]
+    state = genetic.GeneticState()
+    ec.search([problem], changed(initial_losses="known", population=8, generations=1, meta_steps=1), 0, state=state)
+    assert set(known) <= set(state.memory.archive)
+
+
+# --- gradient equivalence within a tolerance ---
+
+
+def test_neighbours_finds_exactly_what_a_scan_finds():
+    draw = np.random.default_rng(0)
+    base = draw.lognormal(size=(40, 12))
+    base[:, 0] = 0.0
+    keys = [" ".join(f"{v:.6e}" for v in row * (1 + draw.uniform(-0.012, 0.012, 12))) for row in base.repeat(8, 0)]
+    found = filters.Neighbours((), 0.01)
+    for key in keys:
+        norms = np.array(key.split(), float)
+        logs = np.log(np.maximum(norms, 1e-30))
+        near = [o for _, o in found.sorted if np.abs(found._logarithms(o) - logs).max() <= math.log1p(0.01)]
+        before = len(found.sorted)
+        assert found.find_or_add(key) in (near or [key])
+        assert len(found.sorted) == before + (not near)
+    assert 40 < len(found.sorted) < len(keys)
+
+
+def test_within_finds_equivalents_that_rounding_misses(problem):
+    settings = {"population": 6, "generations": 4, "meta_steps": 1, "rejection_steps": 20}
+    rows = {}
+    for reading, tolerance in (("rounded", 0.01), ("within", 0.01), ("within", 10.0)):
+        config = changed(**settings, equivalence=reading, equivalence_tolerance=tolerance)
+        state = ec.search([problem], config, 0).state
+        rows[reading, tolerance] = sum(row["equivalent"] for row in state.history)
+    assert rows["within", 10.0] > 0 and rows["within", 10.0] >= rows["within", 0.01]
+
+
+# --- the contest ---
+
+
+def regression():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 5, generator=draw)
+    y = x.sum(1, keepdim=True) + 0.1 * torch.randn(200, 1, generator=draw)
+    parts = [(x[a:b], y[a:b]) for a, b in ((0, 120), (120, 160), (160, 200))]
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    return ec.training.Problem.of((ec.Task("line", *parts, classification=False), model), ec.Config())
+
+
+CONTEST = ec.Config(fitness_steps=20, test_steps=80, batch_size=16)
+
+
+def leaders(*texts) -> list[Leader]:
+    return [Leader(ec.MetaLoss(text), float(k)) for k, text in enumerate(texts)]
+
+
+def test_a_contest_halves_and_the_task_loss_is_in_the_last_round():
+    contest = halving.Contest()
+    some = leaders("square(sub(y, f))", "mul(-1, square(sub(y, f)))", *["abs(sub(y, f))"] * 20)
+    winner = halving.hold(contest, some, regression(), CONTEST, 0)
+    assert [len(of_round) for of_round in contest.results] == [16, 8, 4 + 2]
+    assert [{len(e) for e in r.values()} for r in contest.results][2] == {2}
+    last = {name: np.mean(errors) for name, errors in contest.results[-1].items()}
+    assert last[winner.name] == min(last.values()) and {halving.TASK_LOSS, halving.TUNED} < set(last)
+    assert "leader 1" not in contest.results[1], "a loss that drives away from the target does not survive"
+
+
+def test_a_loss_that_diverges_gets_no_further_start_and_the_task_loss_wins():
+    contest = halving.Contest()
+    explode = [Leader(ec.MetaLoss("square(square(sub(y, f)))"), 0.0, 1e9)]
+    winner = halving.hold(contest, explode, regression(), CONTEST, 0)
+    assert winner.name in (halving.TASK_LOSS, halving.TUNED)
+    assert contest.results[0]["leader 0"] == [math.inf] and "leader 0" not in contest.results[1]
+
+
+def test_a_contest_goes_on_behind_its_last_round():
+    whole, some = halving.Contest(), leaders("abs(sub(y, f))", "square(sub(y, f))", "sqrt(add(1, square(sub(y, f))))")
+    winner = halving.hold(whole, some, regression(), CONTEST, 0)
+    for done in range(4):
+        part = halving.Contest(dict(whole.rates), json.loads(json.dumps(whole.results[:done])), 1.0)
+        seen: list[int] = []
+        again = halving.hold(part, some, regression(), CONTEST, 0, lambda c, seen=seen: seen.append(len(c.results)))
+        assert again.name == winner.name and part.results == whole.results
+        assert seen == list(range(done + 1, 4))
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("held")
+    return folder, ec.run_cell(SMOKE, results_dir=folder, **HERE)
+
+
+def test_a_contest_needs_no_new_search_and_is_held_once(held, monkeypatch):
+    folder, run = held
+    assert run.data["selection"] and run.seconds["selection"] > 0
+    assert (run.path / "contests" / "halving+test_steps=40.json").exists()
+    assert run.cell.search.protocol == "paper"
+    monkeypatch.setattr(halving, "hold", None)
+    again = ec.run_cell(dataclasses.replace(SMOKE, seed=1, source="digits/logistic/0"), results_dir=folder, **HERE)
+    assert again.data["selection"] == run.data["selection"] and again.data["loss"] == run.data["loss"]
+    runs, damaged = store.read_runs(folder)
+    assert len(runs) == 2 and not damaged
+
+
+def test_a_damaged_contest_is_refused(held, tmp_path):
+    run = held[1]
+    path = store.folder_of(SMOKE, tmp_path)
+    path.mkdir(parents=True)
+    (path / "contests").mkdir()
+    (path / "record.json").write_bytes((run.path / "record.json").read_bytes())
+    contest = json.loads((run.path / "contests" / "halving+test_steps=40.json").read_text())
+    for wrong in ({"results": "none"}, {"results": [{"leader 0": "x"}]}):
+        text = json.dumps(contest | {"contest": contest["contest"] | wrong})
+        (path / "contests" / "halving+test_steps=40.json").write_text(text)
+        with pytest.raises(ec.RecordError, match="results of the contest"):
+            ec.run_cell(SMOKE, results_dir=tmp_path, **HERE)
+
+
+# --- the control `early` ---
+
+
+def test_early_has_no_more_steps_than_evomals_search():
+    for budget in ("smoke", "quick", "paper"):
+        config = ec.Config.for_cell(ec.Cell("diabetes", "mlp", "early", 0, budget))
+        work = ec.METHODS["evomal"].work(config)
+        steps = work.evaluated * config.fitness_steps + work.optimised * config.meta_steps
+        assert early.trainings(config) * config.test_steps <= max(steps, config.test_steps)
+    assert early.trainings(config) == 19
+
+
+def test_early_chooses_rate_and_step_by_validation_and_goes_on_where_it_was():
+    config = dataclasses.replace(CONTEST, population=20, generations=20, meta_steps=20)
+    states = []
+    result = ec.search([regression()], config, 0, "early", on_generation=lambda state: states.append(state.to_json()))
+    assert early.trainings(config) == 19 and len(states) == 2
+    final = [one for one in result.state.tried if len(one.curves) == 3]
+    assert len(final) == 3 and len(result.state.tried) == 13
+    best = min(final, key=lambda one: one.fitness)
+    assert (result.learning_rate, result.steps) == (best.learning_rate, best.steps)
+    means = np.mean(best.curves, axis=0)
+    assert best.fitness == pytest.approx(means.min()) and trial.early_stops(80)[means.argmin()] == best.steps
+    for state in states:
+        again = ec.search(
+            [regression()], config, 0, "early", state=SearchState.from_json(json.loads(json.dumps(state)))
+        )
+        assert (again.learning_rate, again.steps, again.state.tried) == (
+            best.learning_rate,
+            best.steps,
+            result.state.tried,
+        )
+
+
+def test_a_test_of_early_has_the_steps_that_were_chosen(tmp_path):
+    cell = ec.Cell("digits", "logistic", "early", 0, "smoke")
+    run = ec.run_cell(cell, results_dir=tmp_path, **HERE)
+    search = json.loads((run.path / "record.json").read_text())
+    assert 0 < search["steps"] <= 20 and run.data["steps"] == search["steps"]
+    assert run.data["learning_rate"] == search["learning_rate"]
