@@ -143,7 +143,7 @@ def test_known_losses_are_what_they_are_called():
     for name, value in want.items():
         assert float(ec.MetaLoss(REGRESSION[name])(f, y)) == pytest.approx(float(value), rel=1e-5)
     small, large = (
-        ec.MetaLoss(REGRESSION["like log-cosh"])(torch.tensor([[x]]), torch.zeros(1, 1)) for x in (1e-2, 20)
+        float(ec.MetaLoss(REGRESSION["like log-cosh"])(torch.tensor([[x]]), torch.zeros(1, 1))) for x in (1e-2, 20.0)
     )
     assert small == pytest.approx(1e-4, rel=1e-3) and large == pytest.approx(20, rel=1e-3)
     z, c = torch.randn(6, 4), torch.randint(4, (6,))
