@@ -10,7 +10,7 @@ import evomal_core as ec
 from evomal_core.losses.handcrafted import SquaredError
 from evomal_core.registry import DATASETS, METHODS, MODELS, DataSet
 from evomal_core.search import Leader, Method, Result
-from evomal_notebooks import plots, report
+from evomal_notebooks import comparisons, plots, report
 
 
 def load_line(folder, protocol) -> ec.Task:
@@ -52,7 +52,7 @@ def test_a_new_method_is_one_row(monkeypatch, tmp_path):
     assert runs[0].test_metric != runs[1].test_metric
     records = report.collect(tmp_path, reference_dir=tmp_path / "none")
     assert "doubled" in report.summary(records).index.get_level_values("method")
-    assert list(report.compare(records, "doubled")["other"]) == ["baseline"]
+    assert list(comparisons.compare(records, "doubled")["other"]) == ["baseline"]
     assert plots.colour("doubled") == plots.PALETTE[8]
     result = ec.search(
         [(load_line(None, None), wide((1,), 1))], dataclasses.replace(ec.Config(), generations=1), 0, "doubled"

@@ -11,7 +11,7 @@ import pytest
 
 import evomal_core as ec
 from evomal_core.experiments import store
-from evomal_notebooks import report
+from evomal_notebooks import comparisons, report
 
 DIABETES = ("diabetes", "mlp")
 
@@ -24,7 +24,7 @@ def history(*best, **counts):
 
 def write(folder, method="baseline", seed=0, test=0.5, status="complete", budget="quick", protocol="paper", **more):
     """Write the records of a search and its test as `run_cell` would, without running anything."""
-    cell = ec.Cell(*DIABETES, method, seed, budget, protocol)
+    cell = ec.Cell(more.pop("dataset", "diabetes"), "mlp", method, seed, budget, protocol)
     seconds = dict(more.pop("seconds", {"total": 60.0}))
     of_test, total = seconds.pop("test", 0.0), seconds.pop("total", 0.0)
     found = None if status == "no_loss" else more.pop("loss", {"kind": "squared_error"})
@@ -52,7 +52,7 @@ def write(folder, method="baseline", seed=0, test=0.5, status="complete", budget
             "train_metric": 0.3,
             "validation_metric": 0.4,
             "test_metric": test if complete else None,
-            "start": "fresh",
+            "start": ec.Config.for_cell(cell).test_start,
             "steps": 2_000,
             "learning_rate": 0.01,
             "seconds": {"test": of_test},
@@ -169,7 +169,10 @@ def test_empty_records_give_an_empty_table(folders):
     table = summarise(folders)
     assert len(table) == 0
     assert len(report.display_summary(table)) == 0
-    assert len(report.display_comparison(report.compare(report.collect(folders[0], reference_dir=folders[1])))) == 0
+    assert (
+        len(comparisons.display_comparison(comparisons.compare(report.collect(folders[0], reference_dir=folders[1]))))
+        == 0
+    )
 
 
 def test_runs_table_has_one_tidy_row_a_run_in_full_precision(folders):
@@ -239,31 +242,35 @@ def test_bold_in_the_paper_is_over_its_own_methods(folders):
     assert list(table["paper", "best"]) == [False, True, False, True]
 
 
-def test_pairs_are_of_common_complete_seeds_of_one_source_budget_and_protocol(folders):
-    first, second = {0: 0.5, 1: 0.4, 2: 0.7, 3: None}, {0: 0.6, 1: 0.7, 2: 0.6, 3: 0.9, 4: 0.1}
+def test_pairs_are_of_common_seeds_of_one_source_budget_and_protocol_and_failures_are_worst(folders):
+    first, second = {0: 0.5, 1: 0.4, 2: 0.7, 3: 0.2, 5: None}, {0: 0.6, 1: 0.7, 2: 0.6, 3: None, 4: 0.1, 5: None}
     for method, values in (("evomal", first), ("random", second)):
         for seed, test in values.items():
             write(folders[1], method, seed, test=test, status="complete" if test else "diverged")
     write(folders[0], "random", 0, test=9.0)
     write(folders[1], "random", 0, test=9.0, protocol="released")
-    table = report.compare(report.collect(folders[0], reference_dir=folders[1]), "evomal")
+    records = report.collect(folders[0], reference_dir=folders[1])
+    only = comparisons.compare(records, "evomal").iloc[0]
+    assert (only["other"], only["source"], only["n"], only["lower"]) == ("random", "reference", 5, 3)
+    assert (only["method_failed"], only["other_failed"]) == (1, 2)
+    assert math.isnan(only["difference"]) and math.isnan(only["low"]) and only["finding"] == "open"
+    table = comparisons.compare(records.select(seed=(0, 1, 2)), "evomal")
     assert len(table) == 1
     only = table.iloc[0]
-    assert (only["other"], only["source"], only["n"], only["lower"]) == ("random", "reference", 3, 2)
     assert only["difference"] == pytest.approx(-0.1)
-    assert only["low"] == pytest.approx(-0.3)  # of three, the percentile interval is their range
-    assert only["high"] == pytest.approx(0.1)
+    half = 4.302653 * 0.2 / math.sqrt(3)  # the quantile 0.975 of t with 2 degrees of freedom
+    assert (only["low"], only["high"]) == pytest.approx((-0.1 - half, -0.1 + half), rel=1e-6)
     assert (only["finding"], only["reason"]) == ("open", "fewer than 6 pairs")
-    shown = report.display_comparison(table).iloc[0]
-    assert shown["95 % interval"] == "[-0.3000, +0.1000]"
+    shown = comparisons.display_comparison(table).iloc[0]
+    assert shown["95 % interval"] == "[-0.5968, +0.3968]"
     assert (shown["smaller in"], shown["Wilcoxon p"]) == ("2 of 3", "–")
 
 
 def test_comparison_agrees_with_what_is_computed_by_hand():
     differences = numpy.random.default_rng(0).normal(0.5, 1.0, 12)
-    found = report.paired(differences)
-    draws = numpy.random.default_rng(1).choice(differences, (20_000, 12)).mean(axis=1)
-    assert [found["low"], found["high"]] == pytest.approx(numpy.quantile(draws, [0.025, 0.975]), abs=0.03)
+    found = comparisons.paired(differences)
+    half = 2.200985 * differences.std(ddof=1) / math.sqrt(12)  # the quantile 0.975 of t with 11 degrees of freedom
+    assert [found["low"], found["high"]] == pytest.approx([differences.mean() - half, differences.mean() + half])
     signed = numpy.argsort(numpy.argsort(abs(differences))) + 1.0  # ranks; their sign patterns are equally likely
     signs = 1 - 2 * (numpy.arange(2**12)[:, None] >> numpy.arange(12) & 1)
     mean, sums = signed.sum() / 2, (signed * (signs > 0)).sum(axis=1)
@@ -276,18 +283,23 @@ def test_comparison_agrees_with_what_is_computed_by_hand():
     [
         ([-1.0], "open", False),
         ([-1.0, -2.0], "open", False),
-        ([-1.0, -2.0, -3.0], "smaller", False),
+        ([-1.0, -2.0, -3.0], "open", False),
+        ([-1.0, -2.0, -1.5], "smaller", False),
+        ([-1.0, -2.0, -1.5, -math.inf], "open", False),
+        ([-0.1, -0.2, -0.3, -0.1, -0.2, -math.inf], "smaller", True),
+        ([-0.1, -0.2, -0.3, -0.1, 0.2, math.inf], "open", True),
         ([0.1] * 5, "larger", False),
         ([0.0] * 6, "open", False),
         ([-0.1, 0.1, -0.2, 0.2, 0.3, -0.3], "open", True),
     ],
 )
 def test_what_few_or_equal_pairs_can_say(differences, finding, p_known):
-    found = report.paired(differences)
+    found = comparisons.paired(differences)
     assert found["finding"] == finding
-    assert math.isnan(found["low"]) == (len(differences) < 3)
+    failed = math.inf in map(abs, differences)
+    assert math.isnan(found["low"]) == (len(differences) < 3 or failed)
     assert math.isnan(found["p"]) != p_known
-    assert bool(found["reason"]) != p_known
+    assert bool(found["reason"]) == (not p_known or failed)
 
 
 def test_exports_are_tidy_csv_and_booktabs(folders, tmp_path):
@@ -376,16 +388,32 @@ def test_layout_of_table_ii_has_a_line_for_the_paper_and_for_each_kind_of_record
 
 
 def test_means_runs_above_one_and_findings_in_lines(folders):
-    for seed, errors in enumerate(((0.5, 0.6), (0.5, 1.7), (0.5, 0.7))):
+    for seed, errors in enumerate(((0.5, 0.9), (0.5, 1.1), (0.5, 1.0))):
         write(folders[1], "evomal", seed, test=errors[0])
         write(folders[1], "baseline", seed, test=errors[1])
-    write(folders[1], "glo", status="diverged")
+    write(folders[1], "glo", 3, status="diverged")
     records = report.collect(folders[0], reference_dir=folders[1])
     line = "test_metric, diabetes, mlp, paper, quick: baseline 1.0000 (3), evomal 0.5000 (3)"
     assert report.means(records) == [line] and report.means(records, "fitness") == []
-    worst = "diabetes, mlp, paper, quick, baseline: 1.7000 (seed 1, reference)"
+    worst = "diabetes, mlp, paper, quick, baseline: 1.1000 (seed 1, reference)"
     assert report.above(records) == [worst, "1 of 6 complete runs"]
-    (found,) = report.findings(report.compare(records, "evomal"))
+    (found,) = comparisons.findings(comparisons.compare(records, "evomal"))
     assert found == "reference: EvoMAL's error against baseline: smaller on diabetes (quick, paper, n = 3)"
-    nothing = report.compare(report.Records([], [], []), "evomal")
-    assert report.findings(nothing) == ["No two methods have a seed in common yet."]
+    nothing = comparisons.compare(report.Records([], [], []), "evomal")
+    assert comparisons.findings(nothing) == ["No two methods have a seed in common yet."]
+
+
+def test_ranks_are_averaged_over_seeds_before_data_sets_are_compared(folders):
+    errors = {"baseline": 0.3, "evomal": 0.2, "random": 0.1}
+    for dataset in ("diabetes", "boston", "california"):
+        for seed in (0, 1):
+            for method, error in errors.items():
+                failed = (dataset, seed, method) == ("boston", 1, "random")
+                cell_of = {"status": "diverged"} if failed else {"test": error}
+                write(folders[1], method, seed, dataset=dataset, **cell_of)
+    (row,) = comparisons.ranks(report.collect(folders[0], reference_dir=folders[1])).to_dict("records")
+    assert row["rows"] == 3
+    assert row["baseline"] == pytest.approx((3 + 2.5 + 3) / 3)  # Boston: 3 and 2
+    assert row["random"] == pytest.approx((1 + 2 + 1) / 3)  # Boston: 1 and 3
+    assert row["critical difference"] == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 3)), rel=1e-3)  # Demšar, Table 5
+    assert 0 < row["Friedman p"] < 0.2

@@ -8,6 +8,7 @@
 from . import (
     audit,
     calibration,
+    comparisons,
     costs,
     flatness,
     landscape,
@@ -28,6 +29,7 @@ __all__ = [
     "Parameters",
     "audit",
     "calibration",
+    "comparisons",
     "costs",
     "flatness",
     "landscape",

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 import evomal_core as ec
 from evomal_core.config import DEPARTURES, SWITCHES
 
-from . import plots, report
+from . import comparisons, plots, report
 
 SIDES = ("paper", "released")
 # What each side says, and which methods can notice
@@ -111,7 +111,7 @@ def effects(records: report.Records, datasets: Iterable[str]) -> pandas.DataFram
         records: of one budget. An own run takes the place of the reference run of the same protocol and seed.
 
     Returns:
-        One row for each data set, side and switch: what `report.paired` says of the changes, the `changes` of the seeds,
+        One row for each data set, side and switch: what `comparisons.paired` says of the changes, the `changes` of the seeds,
         whether all are 0 (`same`), mean, standard deviation and number of capped errors before and after, and the mean
         change of the number of evaluations.
     """
@@ -124,7 +124,7 @@ def effects(records: report.Records, datasets: Iterable[str]) -> pandas.DataFram
                 continue
             before, after = (of_protocol(runs, dataset, method, name) for name in (base, flipped(base, switch)))
             changes = (after["error"] - before["error"]).dropna()
-            row = {"dataset": dataset, "method": method, "switch": switch, "side": base, **report.paired(changes)}
+            row = {"dataset": dataset, "method": method, "switch": switch, "side": base, **comparisons.paired(changes)}
             row |= {"changes": changes.tolist(), "same": bool(len(changes)) and not changes.any()}
             for name, part in (("unflipped", before), ("flipped", after)):
                 error = part["error"]

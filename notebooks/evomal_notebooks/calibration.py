@@ -17,7 +17,7 @@ from evomal_core.experiments import store
 from evomal_core.tasks import Task
 from evomal_core.training import batches
 
-from . import report
+from . import comparisons, report
 from .plots import PALETTE, grid, style
 from .smoothing import FocalLoss, absolute
 
@@ -218,7 +218,7 @@ def display_summary(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def compare(table: pandas.DataFrame, pairs: Iterable[tuple[str, str, str]] = PAIRS) -> pandas.DataFrame:
-    """What `report.paired` says of the differences, first loss minus second over common seeds, for each task and measure.
+    """What `comparisons.paired` says of the differences, first loss minus second over common seeds, by task and measure.
 
     A finding is "the same" where the interval lies within ±SAME.
     """
@@ -232,10 +232,10 @@ def compare(table: pandas.DataFrame, pairs: Iterable[tuple[str, str, str]] = PAI
                 differences = (by_seed[first] - by_seed[second]).dropna()
                 if len(differences):
                     row = {"task": task, "loss": first, "other": second, "shows": shows, "measure": measure}
-                    row |= report.paired(differences)
+                    row |= comparisons.paired(differences)
                     same = max(-row["low"], row["high"]) < SAME  # False for an interval that is NaN
                     rows.append(row | ({"finding": "the same"} if same else {}))
-    return pandas.DataFrame(rows, columns=["task", "loss", "other", "shows", "measure", *report.paired([0.0])])
+    return pandas.DataFrame(rows, columns=["task", "loss", "other", "shows", "measure", *comparisons.paired([0.0])])
 
 
 def verdicts(comparison: pandas.DataFrame, chosen: Iterable[str] = ("confidence", "ece", "error")) -> list[str]:
@@ -244,8 +244,8 @@ def verdicts(comparison: pandas.DataFrame, chosen: Iterable[str] = ("confidence"
     for (task, first, second), group in comparison.groupby(["task", "loss", "other"], sort=False):
         rows = {row.measure: row for row in group.itertuples()}
         found = [
-            f"the {WORDS[m]} {FOUND[rows[m].finding]} ({report.number(rows[m].difference, '+')} {report.interval(rows[m])})"
-            for m in chosen
+            f"the {WORDS[m]} {FOUND[row.finding]} ({report.number(row.difference, '+')} {comparisons.interval(row)})"
+            for m, row in ((m, rows[m]) for m in chosen)
         ]
         start = f"{task}, n = {group['n'].iloc[0]}: with {first} instead of {second}, "
         lines.append(start + ", ".join(found[:-1]) + f", and {found[-1]}.")

@@ -1,6 +1,6 @@
 """What loss landscapes say (Fig. 7): mean curves, flatness by method, flatness against test error, and figures of them.
 
-The tables have the columns of `report.runs_table` that name a run, so `report.compare` and `report.summary` read them.
+The tables have the columns of `report.runs_table` that name a run, so `comparisons.compare` and `report.summary` read them.
 Budgets, protocols, models and sources are never pooled.
 """
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from evomal_core.registry import DATASETS, METHODS, MODELS
 
-from . import report
+from . import comparisons, report
 from .landscape import RADIUS, Landscape, rise
 from .plots import SHADES, colour, grid, style
 
@@ -81,13 +81,13 @@ def flatter(found: pandas.DataFrame, method: str = "evomal", other: str = "basel
     """A line for each task, budget and protocol: is a method's landscape flatter than another's, paired over seeds?"""
     lines = []
     found = found.rename(columns={value: "value"})
-    for row in report.compare(found, method, [other], "value").itertuples():
+    for row in comparisons.compare(found, method, [other], "value").itertuples():
         verdict = {
             "smaller": f"{method}'s landscape is flatter than {other}'s",
             "larger": f"{method}'s landscape is sharper than {other}'s",
             "open": f"which of {method}'s and {other}'s landscapes is flatter is open",
         }[row.finding]
-        ends = report.interval(row)
+        ends = comparisons.interval(row)
         ends = f"no interval with {row.reason}" if ends == "–" else f"95 % interval {ends}"
         numbers = f"{report.number(row.difference, '+')}, {ends}, smaller in {row.lower} of n = {row.n}"
         lines.append(f"{_place(row)}: {verdict} (difference of the {NAMES[value]} {numbers})")

@@ -12,7 +12,7 @@ from evomal_core.config import Config
 from evomal_core.experiments.cell import Cell
 from evomal_core.experiments.store import STATUSES, Run
 
-from . import report
+from . import comparisons, report
 from .plots import colour, grid, style
 from .searches import SAID
 
@@ -105,7 +105,7 @@ def display(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def at_each_rate(table: pandas.DataFrame, method: str = "evomal", other: str = "baseline") -> pandas.DataFrame:
-    """One method against another at each rate of each panel, paired over seeds: what `report.paired` says, and failures.
+    """One method against another at each rate of each panel, paired over seeds: what `comparisons.paired` says, and failures.
 
     A seed with which either run failed has no pair, and is counted in `failed`.
     """
@@ -117,8 +117,10 @@ def at_each_rate(table: pandas.DataFrame, method: str = "evomal", other: str = "
             pairs = (by_seed[method] - by_seed[other]).dropna()
             if len(pairs):
                 failed = int(both["error"].isna().sum())
-                rows.append({"source": source, "panel": panel, "rate": rate, "failed": failed} | report.paired(pairs))
-    return pandas.DataFrame(rows, columns=["source", "panel", "rate", "failed", *report.paired([0.0])])
+                rows.append(
+                    {"source": source, "panel": panel, "rate": rate, "failed": failed} | comparisons.paired(pairs)
+                )
+    return pandas.DataFrame(rows, columns=["source", "panel", "rate", "failed", *comparisons.paired([0.0])])
 
 
 def best_rate(table: pandas.DataFrame, panel: str, method: str) -> float:
@@ -140,7 +142,7 @@ def at_best(table: pandas.DataFrame, panel: str, method: str = "evomal", usual: 
         usual: the method's rate; None for the method's own best (`best_rate`).
 
     Returns:
-        rate (of the method), base (of the baseline), and what `report.paired` says of the differences.
+        rate (of the method), base (of the baseline), and what `comparisons.paired` says of the differences.
     """
     rates = {"baseline": best_rate(table, panel, "baseline"), method: usual or best_rate(table, panel, method)}
     errors = [
@@ -148,7 +150,7 @@ def at_best(table: pandas.DataFrame, panel: str, method: str = "evomal", usual: 
         for m, r in ((method, rates[method]), ("baseline", rates["baseline"]))
     ]
     differences = (errors[0] - errors[1]).dropna()
-    return {"rate": rates[method], "base": rates["baseline"]} | report.paired(differences)
+    return {"rate": rates[method], "base": rates["baseline"]} | comparisons.paired(differences)
 
 
 def words(table: pandas.DataFrame, usual: float, methods: Iterable[str] = ("evomal", "gp-lfl")) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables of runs: tidy rows, the paper's numbers beside this package's (Tables II to IV), paired comparisons, exports.
+"""Tables of runs: tidy rows, the paper's numbers beside this package's (Tables II to IV), exports.
 
 Budgets and protocols are never pooled, and neither are the committed reference records and the reader's own runs. Every
 table keeps full precision; only `display_summary`, `paper_layout` and `display_comparison` round, for reading.
@@ -11,9 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy
 import pandas
-import scipy.stats
 
 from evomal_core import files, machine
 from evomal_core.checks import check_choice
@@ -36,13 +34,6 @@ NOTE = (
     "that diverged or found no loss are counted behind n and are not in the mean. Differences are to the paper's mean. The "
     "paper's rule decides what is bold: the best mean of a data set, protocol and budget, and the means within its standard "
     "deviation."
-)
-COMPARISON_NOTE = (
-    "The runs of a pair have the same seed, so the same data, initial weights and batches; a seed with which either run "
-    "diverged or found no loss has no pair. A difference below 0 means that the first method has the smaller error. The "
-    "bootstrap interval of the mean difference is given from 3 pairs on, and is too narrow for so few: it covers the mean of "
-    "normal differences in 75, 85 and 91 % of cases with n = 3, 5 and 10, not in 95. The finding follows from the interval "
-    "alone. Wilcoxon's p is given from 6 pairs on, because with fewer it cannot fall below 0.05."
 )
 
 
@@ -85,7 +76,7 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
     own += [run for run in also if run.path is None]
     reference, own = ([run for run in runs if bool(run.cell.source) == transferred] for runs in (reference, own))
     for runs in (reference, own):
-        runs.sort(key=lambda run: (_order(_key(run.cell)), run.cell.seed))
+        runs.sort(key=lambda run: (order(_key(run.cell)), run.cell.seed))
     return Records(reference, own, [message.replace(f"{machine.ROOT}/", "") for message in damaged + more])
 
 
@@ -180,7 +171,7 @@ def summary(
         status have none), difference (of the means, to the paper's) and best (bold by the paper's rule, Table II).
     """
     table = runs if isinstance(runs, pandas.DataFrame) else runs_table(runs)
-    index = sorted({*map(_key, rows), *table[KEYS].itertuples(index=False, name=None)}, key=_order)
+    index = sorted({*map(_key, rows), *table[KEYS].itertuples(index=False, name=None)}, key=order)
     parts, index = {}, pandas.MultiIndex.from_tuples(index, names=KEYS)
     if paper is not None:
         known = paper.set_index(["dataset", "model", "method"])[["mean", "std"]]
@@ -209,7 +200,7 @@ def _best(part: pandas.DataFrame, block: list[str]) -> pandas.Series:
 _key = operator.attrgetter(*KEYS)  # of a cell: the tuple of its KEYS
 
 
-def _order(key: tuple) -> tuple:
+def order(key: tuple) -> tuple:
     """A sort key for rows in the paper's order. Unknown names come behind the known, variants behind their base."""
     orders = (list(DATASETS), list(MODELS), ("paper", "released"), tuple(BUDGETS), list(METHODS))
     bases = [value.split("+")[0] for value in key]
@@ -285,15 +276,6 @@ def above(runs: Runs, least: float = 1.0) -> list[str]:
     return [*lines, f"{len(worse)} of {table['test_metric'].count()} complete runs"]
 
 
-def findings(comparison: pandas.DataFrame) -> list[str]:
-    """What a table of `compare` says of each other method, in one line each."""
-    lines = []
-    for (source, other), group in comparison.groupby(["source", "other"], sort=False):
-        found = [f"{r.finding} on {r.dataset} ({r.budget}, {r.protocol}, n = {r.n})" for r in group.itertuples()]
-        lines.append(f"{source}: EvoMAL's error against {other}: {'; '.join(found)}")
-    return lines or ["No two methods have a seed in common yet."]
-
-
 def number(value: float, sign: str = "", none: str = "–") -> str:
     """The value with four decimals as in the paper's tables, or four significant digits if it is large; `none` for NaN."""
     return none if pandas.isna(value) else f"{value:{sign}{'.4f' if abs(value) < 10 else '.4g'}}"
@@ -307,65 +289,6 @@ def _mean_std(row, bold: str, behind: str = "") -> str:
 def _with_n(row, bold: str) -> str:
     behind = f" (n = {row.n}{'; ' if row.left_out else ''}{row.left_out})"
     return _mean_std(row, bold, behind) if row.n else row.left_out or "no record"
-
-
-def compare(
-    runs: Runs, method: str = "evomal", others: Iterable[str] = METHODS, value: str = "test_metric"
-) -> pandas.DataFrame:
-    """Compare a method with others, paired over the seeds that both have, and never between sources.
-
-    Returns:
-        One row for each data set, model, protocol, budget, source and other method with a common seed. It has method, other,
-        and what `paired` says about the differences, method minus other.
-    """
-    table = runs if isinstance(runs, pandas.DataFrame) else runs_table(runs)
-    group = [*BLOCK, "source"]
-    by_seed = table.dropna(subset=value).pivot(index=[*group, "seed"], columns="method", values=value)
-    rows = []
-    for other in [name for name in others if name != method and {name, method} <= set(by_seed)]:
-        for block, differences in (by_seed[method] - by_seed[other]).dropna().groupby(level=group):
-            rows.append(dict(zip(group, block, strict=True)) | {"method": method, "other": other} | paired(differences))
-    rows.sort(key=lambda row: (row["source"], _order(tuple(row[name] for name in [*BLOCK, "other"]))))
-    return pandas.DataFrame(rows, columns=[*group, "method", "other", *paired([0.0])])
-
-
-def paired(differences: Iterable[float]) -> dict:
-    """What the differences of paired runs say, by scipy.
-
-    Returns:
-        n; difference, their mean; low and high, the 95 % bootstrap percentile interval of the mean, NaN with fewer than 3;
-        lower, how many are below 0; p of Wilcoxon's two-sided signed-rank test, NaN with fewer than 6; reason, why something
-        is NaN; finding: "smaller" or "larger" if the interval is on one side of 0, else "open".
-    """
-    d = pandas.Series(differences, dtype=float)
-    low = high = p = float("nan")
-    if len(d) >= 3:
-        low, high = scipy.stats.bootstrap((d,), numpy.mean, method="percentile", rng=0).confidence_interval
-    few = [f"fewer than {least} pairs" for least in (3, 6) if len(d) < least]
-    reason = few[0] if few else "" if d.any() else "no difference"
-    if not reason:
-        p = scipy.stats.wilcoxon(d).pvalue
-    finding = "smaller" if high < 0 else "larger" if low > 0 else "open"
-    numbers = {"difference": d.mean(), "low": low, "high": high, "lower": int((d < 0).sum()), "p": p}
-    return {"n": len(d), **numbers, "reason": reason, "finding": finding}
-
-
-def display_comparison(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Rows of `compare` for reading."""
-    shown = table.set_index([name for name in BLOCK if name != "model" or table[name].nunique() > 1])
-    result = (shown["method"] + " − " + shown["other"]).to_frame("difference of")
-    result[["source", "n"]] = shown[["source", "n"]]
-    result["mean"] = [number(d, "+") for d in shown["difference"]]
-    result["95 % interval"] = [interval(row) for row in shown.itertuples()]
-    result["smaller in"] = [f"{lower} of {n}" for lower, n in zip(shown["lower"], shown["n"], strict=True)]
-    result["Wilcoxon p"] = [f"{p:.3f}" if p == p else "–" for p in shown["p"]]
-    result["finding"] = shown["finding"]
-    return result
-
-
-def interval(row) -> str:
-    """The interval of one row of `compare`."""
-    return "–" if pandas.isna(row.low) else f"[{number(row.low, '+')}, {number(row.high, '+')}]"
 
 
 def export(runs: Records, table: pandas.DataFrame, path) -> list[Path]:
@@ -393,4 +316,4 @@ def best_runs(runs: Records) -> list[store.Run]:
     """The complete run of lowest fitness (validation, not test) of each data set, model, protocol, budget and method."""
     found = [r for r in runs.reference + runs.own if r.status == "complete" and r.data.get("fitness") is not None]
     best = {_key(run.cell): run for run in sorted(found, key=lambda run: -run.data["fitness"])}  # the last is kept
-    return [best[key] for key in sorted(best, key=_order)]
+    return [best[key] for key in sorted(best, key=order)]

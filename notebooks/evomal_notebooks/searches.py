@@ -9,7 +9,7 @@ import pandas
 from evomal_core.config import BUDGETS
 from evomal_core.experiments.store import Run
 
-from . import report
+from . import comparisons, report
 from .plots import outcome_shares
 
 VERDICTS = {"smaller": "supported", "larger": "contradicted", "open": "open"}
@@ -67,7 +67,7 @@ def compare_searches(
     for key, pairs in pandas.DataFrame(values, columns=[*keys, "evomal", "value"]).groupby(keys, sort=False):
         better = (pairs["evomal"].fillna(numpy.inf) < pairs["value"].fillna(numpy.inf)).sum()
         differences = (pairs["evomal"] - pairs["value"]).dropna()
-        row = report.paired(differences)
+        row = comparisons.paired(differences)
         numbers = (row["difference"], row["low"], row["high"])
         rows.append((*key, f"{better} of {len(pairs)}", *numbers, VERDICTS[row["finding"]]))
     return pandas.DataFrame(rows, columns=[*keys, "better", "difference", "low", "high", "verdict"])
@@ -75,7 +75,7 @@ def compare_searches(
 
 def display_searches(table: pandas.DataFrame) -> pandas.DataFrame:
     """Rows of `compare_searches` for reading: a row for each pair of methods, a column for each point."""
-    limits = ["" if pandas.isna(row.low) else f" {report.interval(row)}" for row in table.itertuples()]
+    limits = ["" if pandas.isna(row.low) else f" {comparisons.interval(row)}" for row in table.itertuples()]
     numbers = [report.number(d, "+") for d in table["difference"]]
     parts = zip(table["better"], numbers, limits, table["verdict"], strict=True)
     texts = [f"{better}: {number}{limit}, {verdict}" for better, number, limit, verdict in parts]
@@ -130,12 +130,12 @@ def at_equal_seconds(runs: Iterable[Run]) -> list[Run]:
 
 
 def sentence(row, what: str) -> str:
-    """One row of `report.compare` in words; `what` is compared, for example "test error"."""
+    """One row of `comparisons.compare` in words; `what` is compared, for example "test error"."""
     if row.n < 3:
         return f"EvoMAL's {what} minus that of {row.other}: {report.number(row.difference, '+')}; n = {row.n}, too few."
     return (
         f"EvoMAL's {what} is {SAID[row.finding]} that of {row.other}: mean difference "
-        f"{report.number(row.difference, '+')}, 95 % interval {report.interval(row)}, smaller with {row.lower} of "
+        f"{report.number(row.difference, '+')}, 95 % interval {comparisons.interval(row)}, smaller with {row.lower} of "
         f"{row.n} seeds."
     )
 
@@ -156,14 +156,14 @@ def answers(runs: list[Run], published: pandas.Series, budget: str) -> list[str]
         near = f"{'within' if abs(off) <= 0.3 else 'NOT within'} 0.3 points" if budget == "paper" else "at fewer steps"
         mean = f"{base.mean():.4f} (n = {len(base)})"
         lines.append(f"Baseline: {mean} against the paper's {published['baseline']:.4f}: {off:+.2f} points, {near}.")
-    errors = report.compare(runs, "evomal")
+    errors = comparisons.compare(runs, "evomal")
     lines += [sentence(row, "test error") for row in errors.itertuples()]
     if not errors.empty and budget == "paper":
         claimed = published["evomal"] - published["baseline"]
         lines.append(f"(The paper has {claimed:+.4f} between EvoMAL and the baseline.)")
     rivals = [run for run in runs if run.cell.method in ("evomal", "random") and len(run.history)]
     for how, chosen in (("candidates", rivals), ("seconds", at_equal_seconds(rivals))):
-        rows = report.compare(chosen, "evomal", ["random"], value="fitness").itertuples()
+        rows = comparisons.compare(chosen, "evomal", ["random"], value="fitness").itertuples()
         lines += [f"At equal {how}: {sentence(row, 'fitness (validation error)')}" for row in rows]
     return lines
 

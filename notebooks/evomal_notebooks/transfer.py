@@ -10,7 +10,7 @@ import evomal_core as ec
 from evomal_core.experiments.store import Run
 from evomal_core.registry import METHODS
 
-from . import report
+from . import comparisons, report
 from .parameters import Parameters
 from .searches import SAID
 
@@ -99,9 +99,9 @@ def _level(run: Run) -> tuple[str, str]:
 
 
 def against_baseline(runs: report.Runs) -> pandas.DataFrame:
-    """Every other method against the baseline, as `report.compare` has it."""
+    """Every other method against the baseline, as `comparisons.compare` has it."""
     table = runs if isinstance(runs, pandas.DataFrame) else report.runs_table(runs)
-    rows = [report.compare(table, method, [BASELINE]) for method in METHODS if method != BASELINE]
+    rows = [comparisons.compare(table, method, [BASELINE]) for method in METHODS if method != BASELINE]
     return pandas.concat([part for part in rows if len(part)] or rows[:1], ignore_index=True)
 
 
@@ -127,7 +127,7 @@ def display_advantage(table: pandas.DataFrame) -> pandas.DataFrame:
     """`kept_advantage` for reading."""
     shown = table.set_index(["source", "budget", "protocol", "method"])[["n"]].rename(columns={"n": "pairs"})
     shown["error − baseline's, target"] = [report.number(d, "+") for d in table["difference"]]
-    shown["95 % interval"] = [report.interval(row) for row in table.itertuples()]
+    shown["95 % interval"] = [comparisons.interval(row) for row in table.itertuples()]
     shown["finding"] = table["finding"].to_list()
     shown["error − baseline's, source"] = [report.number(d, "+") for d in table["difference on the source"]]
     return shown
@@ -140,7 +140,7 @@ def words(table: pandas.DataFrame, source: str, target: str) -> list[str]:
         if row.n < 3:
             verdict = f"differs from the baseline's by {report.number(row.difference, '+')}; n = {row.n} is too few"
         else:
-            interval = f"95 % interval {report.interval(row)}, n = {row.n}"
+            interval = f"95 % interval {comparisons.interval(row)}, n = {row.n}"
             difference = f"mean difference {report.number(row.difference, '+')}, {interval}"
             verdict = f"is {SAID[row.finding]} the baseline's ({difference})"
         lines.append(
