@@ -24,7 +24,7 @@ def history(*best, **counts):
 
 def write(folder, method="baseline", seed=0, test=0.5, status="complete", budget="quick", protocol="paper", **more):
     """Write the records of a search and its test as `run_cell` would, without running anything."""
-    cell = ec.Cell(more.pop("dataset", "diabetes"), "mlp", method, seed, budget, protocol)
+    cell = ec.Cell(more.pop("dataset", "diabetes"), "mlp", method, seed, budget, protocol, more.pop("source", None))
     seconds = dict(more.pop("seconds", {"total": 60.0}))
     of_test, total = seconds.pop("test", 0.0), seconds.pop("total", 0.0)
     found = None if status == "no_loss" else more.pop("loss", {"kind": "squared_error"})

@@ -20,6 +20,7 @@ from . import (
     searches,
     shapes,
     smoothing,
+    starts,
     transfer,
 )
 from .parameters import Parameters, read_parameters
@@ -43,5 +44,6 @@ __all__ = [
     "searches",
     "shapes",
     "smoothing",
+    "starts",
     "transfer",
 ]

@@ -1,0 +1,223 @@
+"""Where a test begins, and by what its loss was chosen: the same searches under each convention, side by side.
+
+A search is tested from the initial weights and batches that its losses were selected on, as the released code does, or from
+fresh ones: those of its own seed and, for more starts, those of other seeds (a cell with the `source` "diabetes/mlp/3" tests
+the loss of the search of seed 3). The other conventions are tests from fresh weights, too.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy
+import pandas
+from matplotlib.figure import Figure
+
+from evomal_core.config import Config, Protocol
+from evomal_core.experiments import store
+
+from . import plots, report
+from .comparisons import paired
+
+# (test_start, selection, test_stop) -> name of the convention
+CONVENTIONS = {
+    ("search", "fitness", "end"): "the search's weights",
+    ("fresh", "fitness", "end"): "fresh weights",
+    ("fresh", "fitness", "validation"): "fresh, step by validation",
+    ("fresh", "halving", "end"): "fresh, robust",
+    ("fresh", "halving", "validation"): "fresh, robust, step by validation",
+}
+SEARCHS, FRESH, STOPPED, ROBUST, BOTH = CONVENTIONS.values()
+ROW = ["source", "dataset", "model", "protocol", "budget", "method"]
+
+
+def convention(cell) -> str | None:
+    """The convention of a cell's test; None for one that is not named here."""
+    config = Config.for_cell(cell)
+    return CONVENTIONS.get((config.test_start, config.selection, config.test_stop))
+
+
+def of_search(protocol: str) -> str:
+    """A protocol without what concerns tests alone."""
+    return str(Protocol.parse(protocol).of_search)
+
+
+def of_convention(records: report.Records, name: str) -> report.Records:
+    """The runs whose test has this convention, under the protocol of their search.
+
+    A search that found no loss is one of every convention, unless its records say what another loss did there.
+    """
+
+    def chosen(runs: Iterable[store.Run]) -> list[store.Run]:
+        there = {run.cell.search for run in runs if run.status != "no_loss" and convention(run.cell) == name}
+        mine = [
+            run
+            for run in runs
+            if (convention(run.cell) == name if run.status != "no_loss" else run.cell.search not in there)
+        ]
+        return [replace(run, cell=replace(run.cell, protocol=of_search(run.cell.protocol))) for run in mine]
+
+    return report.Records(chosen(records.reference), chosen(records.own), records.damaged)
+
+
+def searches(records: report.Records) -> report.Records:
+    """One run for each search, however often its loss was tested: that from fresh weights where there is one."""
+
+    def once(runs: Iterable[store.Run]) -> list[store.Run]:
+        ranked = sorted(runs, key=lambda run: convention(run.cell) != FRESH)  # stable
+        kept = {id(run) for run in {run.cell.search: run for run in reversed(ranked)}.values()}
+        return [replace(r, cell=replace(r.cell, protocol=of_search(r.cell.protocol))) for r in runs if id(r) in kept]
+
+    return report.Records(once(records.reference), once(records.own), records.damaged)
+
+
+def both(records: report.Records, paper: pandas.DataFrame, rows: Iterable, bold: str = "{}") -> pandas.DataFrame:
+    """A summary for reading with the two columns of each source: from the search's weights, and from fresh ones."""
+    parts = {}
+    for name in (SEARCHS, FRESH):
+        table = report.summary(of_convention(records, name), paper, rows)
+        parts[name] = report.display_summary(table, bold)
+    shown = pandas.DataFrame({"paper": pandas.concat([part["paper"] for part in parts.values()])})
+    shown = shown[~shown.index.duplicated()].reindex(parts[FRESH].index.union(parts[SEARCHS].index, sort=False))
+    for source in report.SOURCES:
+        for name, part in parts.items():
+            if (column := f"{source} runs") in part:
+                shown[f"{source}, from {name}"] = part[column]
+    return shown.fillna("no record")
+
+
+def trainings(results_dir=None, reference_dir=None) -> pandas.DataFrame:
+    """A row for each test of a loss on its own task: the row of a table, loss_seed, start_seed, convention, error.
+
+    The error is on the test part; inf where the training diverged, and where the search found no loss. Tests with other
+    settings than the budget's, such as another number of steps, have a budget of their own.
+    """
+    rows = []
+    folders = {"reference": reference_dir or report.REFERENCE, "own": store.results_dir(results_dir)}
+    for source, folder in folders.items():
+        for run in store.read_runs(folder)[0]:
+            cell, name = run.cell, convention(run.cell)
+            if cell.transferred or name is None:
+                continue
+            key = (source, cell.dataset, cell.model, of_search(cell.protocol), cell.budget, cell.method)
+            error = math.inf if run.test_metric is None else run.test_metric
+            for each in CONVENTIONS.values() if run.status == "no_loss" else [name]:
+                rows.append((*key, cell.search.seed, cell.seed, each, error, run.status == "no_loss"))
+    table = pandas.DataFrame(rows, columns=[*ROW, "loss_seed", "start_seed", "convention", "error", "no_loss"])
+    # A contest of a search without a loss ends with the task loss: its tests count, not that there was none.
+    key = [*ROW, "loss_seed", "convention"]
+    tested = table[~table["no_loss"]].set_index(key).index
+    superseded = table["no_loss"] & pandas.Series(table.set_index(key).index.isin(tested), table.index)
+    return table[~superseded].drop(columns="no_loss").reset_index(drop=True)
+
+
+def table(found: pandas.DataFrame) -> pandas.DataFrame:
+    """Mean and spread for each row and convention.
+
+    Args:
+        found: as `trainings` makes it.
+
+    Returns:
+        One row for each source, data set, model, protocol, budget, method and convention: mean and std over losses (n − 1)
+        of a loss's mean over its starts; losses, how many; trainings, how many in all; failed, how many of these diverged
+        or had no loss to train under, which are in neither mean.
+    """
+    rows = []
+    for key, part in found.groupby([*ROW, "convention"], sort=False):
+        finite = part[numpy.isfinite(part["error"])]
+        means = finite.groupby("loss_seed")["error"].mean()
+        numbers = {"mean": means.mean(), "std": means.std(), "losses": part["loss_seed"].nunique()}
+        numbers |= {"trainings": len(part), "failed": len(part) - len(finite), "worst": finite["error"].max()}
+        rows.append(dict(zip([*ROW, "convention"], key, strict=True)) | numbers)
+    columns = [*ROW, "convention", "mean", "std", "losses", "trainings", "failed", "worst"]
+    result = pandas.DataFrame(rows, columns=columns)
+    place = {name: i for i, name in enumerate(CONVENTIONS.values())}
+    keys = [
+        (row.source, report.order(tuple(getattr(row, name) for name in report.KEYS)), place[row.convention])
+        for row in result.itertuples()
+    ]
+    return result.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
+
+
+def display(found: pandas.DataFrame) -> pandas.DataFrame:
+    """`table` for reading: a row for each method, a column for each convention."""
+    shown = table(found)
+    shown["text"] = [_text(row) for row in shown.itertuples()]
+    wide = shown.set_index([*ROW, "convention"])["text"].unstack("convention", sort=False)
+    return wide.reindex(columns=[c for c in CONVENTIONS.values() if c in wide]).fillna("–")
+
+
+def _text(row) -> str:
+    many = f"{row.losses} losses, {row.trainings} trainings" if row.trainings > row.losses else f"n = {row.losses}"
+    failed = f"; {row.failed} failed" if row.failed else ""
+    if row.failed == row.trainings:
+        return f"all {row.failed} failed"
+    spread = "" if math.isnan(row.std) else f" ± {report.number(row.std)}"
+    return f"{report.number(row.mean)}{spread} ({many}{failed})"
+
+
+def against(found: pandas.DataFrame, name: str, other: str = "baseline", method: str = "evomal") -> pandas.DataFrame:
+    """A method's losses under a convention against another method's, start by start.
+
+    The starts of a pair are equal: the search's of one seed, or fresh ones of one seed. A loss's differences are averaged
+    over its starts before the interval is taken over losses, because starts of one loss are no independent searches. A
+    training that failed is worse than any other.
+
+    Returns:
+        One row for each source, data set, model, protocol and budget: what `paired` says over losses, and how many pairs.
+    """
+    rows, key = [], ROW[:-1]
+    mine = found.query("method == @method and convention == @name")
+    theirs = found[(found["method"] == other) & (found["convention"] == (SEARCHS if name == SEARCHS else FRESH))]
+    theirs = theirs[theirs["loss_seed"] == theirs["start_seed"]]
+    theirs = theirs.set_index([*key, "start_seed"])["error"]
+    joined = mine.join(theirs.rename("other"), on=[*key, "start_seed"]).dropna(subset="other")
+    joined = joined.assign(difference=(joined["error"] - joined["other"]).fillna(0.0))
+    for names, part in joined.groupby(key, sort=False):
+        of_loss = part.groupby("loss_seed")["difference"].mean()
+        rows.append(dict(zip(key, names, strict=True)) | paired(of_loss) | {"pairs": len(part)})
+    return pandas.DataFrame(rows, columns=[*key, *paired([0.0]), "pairs"])
+
+
+@plots.style()
+def figure(
+    found: pandas.DataFrame, tasks: Iterable[tuple[str, str]], method: str = "evomal", budget: str = "paper"
+) -> Figure:
+    """A panel for each task: a dot for each training under a method's losses, a column for each convention.
+
+    The line is the mean of the baseline from fresh weights, the band its range. A training that failed, or ended above the
+    axis, is a triangle at the upper edge, with the number of them.
+    """
+    tasks = list(tasks)
+    drawn, axes = plots.grid(len(tasks), len(tasks), (2.9, 3.4))
+    some = found[(found["budget"] == budget) & (found["protocol"] == "paper")]
+    for axis, (dataset, model) in zip(axes, tasks, strict=False):
+        here = some[(some["dataset"] == dataset) & (some["model"] == model)]
+        base = here[(here["method"] == "baseline") & (here["convention"] == FRESH)]
+        base = base[numpy.isfinite(base["error"]) & (base["loss_seed"] == base["start_seed"])]["error"]
+        parts = dict(list(here[here["method"] == method].groupby("convention")["error"]))
+        parts = {name: parts[name] for name in CONVENTIONS.values() if name in parts}
+        top = _top(parts, base)
+        if len(base):
+            axis.axhspan(base.min(), base.max(), color="0.88", lw=0)
+            axis.axhline(base.mean(), color="0.35", lw=1.2)
+        for x, errors in enumerate(parts.values()):
+            inside = errors[errors <= top]
+            offsets = numpy.random.default_rng(0).uniform(-0.17, 0.17, len(inside))
+            axis.plot(x + offsets, inside, "o", ms=4.5, mew=0, alpha=0.75, color=plots.colour(method))
+            if outside := len(errors) - len(inside):
+                axis.plot([x], [top], "^", ms=8, color=plots.PALETTE[3], clip_on=False)
+                axis.text(x + 0.14, top, f"{outside}", va="center", color=plots.PALETTE[3], fontsize="small")
+        axis.set(title=f"{dataset}, {model}", xlim=(-0.5, max(len(parts), 1) - 0.5), ylim=(None, top))
+        axis.set_xticks(range(len(parts)), [name.replace(" ", "\n") for name in parts], fontsize="small")
+        axis.grid(False, axis="x")
+    axes[0].set_ylabel("test error")
+    return drawn
+
+
+def _top(parts: dict[str, pandas.Series], base: pandas.Series) -> float:
+    """Upper end of an axis: what holds the baseline and all that is below twice its level."""
+    errors = pandas.concat([base, *parts.values()])
+    finite = errors[numpy.isfinite(errors)]
+    level = base.max() if len(base) else finite.median()
+    return 1.05 * max([level, *finite[finite <= 2 * level]]) if len(finite) else 1.0

@@ -1,0 +1,109 @@
+"""Tests of one search under several conventions: which columns they stand in, and what is counted."""
+
+import math
+
+import pytest
+from test_report import DIABETES, folders, write  # noqa: F401, a fixture is used by its name
+
+import evomal_core as ec
+from evomal_core.experiments import store
+from evomal_notebooks import report, starts
+
+
+def cell(protocol="paper", seed=0, **more) -> ec.Cell:
+    return ec.Cell(*DIABETES, "evomal", seed, "quick", protocol, **more)
+
+
+@pytest.fixture
+def written(folders):  # noqa: F811
+    """A loss that is good from the search's weights, and fails from one of three fresh starts; and a search without one."""
+    for protocol, error in (("paper", 0.9), ("paper+test_start=search", 0.4), ("robust", 0.5)):
+        write(folders[1], "evomal", 0, test=error, protocol=protocol)
+    for seed, status in ((7, "complete"), (8, "diverged")):
+        write(folders[1], "evomal", seed, test=0.7, status=status, source="diabetes/mlp/0")
+    write(folders[1], "evomal", 1, status="no_loss")
+    for seed, error in ((0, 0.6), (1, 0.6), (7, 0.65), (8, 0.6)):
+        write(folders[1], "baseline", seed, test=error)
+    return folders
+
+
+def test_the_convention_of_a_cell():
+    protocols = [
+        "paper+test_start=search",
+        "paper",
+        "paper+test_stop=validation",
+        "robust",
+        "robust+test_stop=validation",
+    ]
+    assert [starts.convention(cell(protocol)) for protocol in protocols] == list(starts.CONVENTIONS.values())
+    assert starts.convention(cell("released")) == starts.SEARCHS
+    assert starts.convention(cell("released+test_start=fresh")) == starts.FRESH
+    assert starts.convention(cell("robust+test_start=search")) is None
+
+
+def test_a_table_counts_losses_trainings_and_failures(written):
+    found = starts.trainings(written[0], written[1])
+    table = starts.table(found).query("method == 'evomal'").set_index("convention")
+    fresh = table.loc[starts.FRESH]
+    assert (fresh["losses"], fresh["trainings"], fresh["failed"]) == (2, 4, 2)
+    assert fresh["mean"] == pytest.approx(0.8) and fresh["worst"] == 0.9 and math.isnan(fresh["std"])
+    assert table.loc[starts.SEARCHS, "mean"] == 0.4 and table.loc[starts.SEARCHS, "failed"] == 1
+    assert table.loc[starts.ROBUST, "losses"] == 2, (
+        "a search without a loss has none, unless a contest chose the task loss"
+    )
+    shown = starts.display(found).xs("evomal", level="method").iloc[0]
+    assert shown[starts.FRESH] == "0.8000 (2 losses, 4 trainings; 2 failed)"
+    assert shown[starts.SEARCHS] == "0.4000 (n = 2; 1 failed)"
+
+
+def test_differences_are_taken_start_by_start(written):
+    found = starts.trainings(written[0], written[1])
+    (search,) = starts.against(found, starts.ROBUST).to_dict("records")
+    assert (search["n"], search["pairs"], search["lower"]) == (2, 2, 1)  # no loss is worse than the baseline
+    (fresh,) = starts.against(found, starts.FRESH).to_dict("records")
+    assert (fresh["n"], fresh["pairs"], fresh["lower"], fresh["finding"]) == (2, 4, 0, "open")
+    assert not len(starts.against(found, starts.SEARCHS)), "the baseline was not tested from there"
+
+
+def test_both_columns_stand_side_by_side(written):
+    records = report.collect(written[0], reference_dir=written[1])
+    shown = starts.both(records, report.paper_table("table3"), [cell()])
+    row = shown.xs("evomal", level="method").iloc[0]
+    assert row["reference, from the search's weights"] == "0.4000 (n = 1; 1 no_loss)"
+    assert row["reference, from fresh weights"] == "0.9000 (n = 1; 1 no_loss)"
+    assert row["paper"] == "0.3573 ± 0.0198" and set(shown.index.get_level_values("protocol")) == {"paper"}
+    assert shown.xs("baseline", level="method").iloc[0]["reference, from the search's weights"] == "no record"
+
+
+def test_a_search_counts_once_however_often_it_was_tested(written):
+    records = report.collect(written[0], reference_dir=written[1])
+    each = starts.searches(records).reference
+    assert sorted((run.cell.method, run.cell.seed) for run in each) == [
+        *[("baseline", s) for s in (0, 1, 7, 8)],
+        ("evomal", 0),
+        ("evomal", 1),
+    ]
+    (first,) = [run for run in each if run.cell.method == "evomal" and run.cell.seed == 0]
+    assert first.test_metric == 0.9 and first.cell.protocol == "paper"
+
+
+def test_the_figure_has_a_panel_a_task_and_shows_what_failed(written):
+    found = starts.trainings(written[0], written[1])
+    figure = starts.figure(found, [("diabetes", "mlp"), ("boston", "mlp")], budget="quick")
+    first, second = figure.axes
+    assert [label.get_text().split("\n")[0] for label in first.get_xticklabels()] == [
+        "the",
+        "fresh",
+        "fresh,",
+        "fresh,",
+        "fresh,",
+    ]
+    dots = {line.get_xdata()[0] > 0.5: line for line in first.lines if line.get_marker() == "^"}
+    assert dots and first.texts and not second.lines
+
+
+def test_old_tests_of_released_are_from_fresh_weights(folders):  # noqa: F811
+    write(folders[1], "evomal", 0, test=0.4, protocol="released+test_start=fresh")
+    (run,) = store.read_runs(folders[1])[0]
+    assert run.cell.protocol == "released+test_start=fresh" and run.cell.search.protocol == "released"
+    assert starts.convention(run.cell) == starts.FRESH
