@@ -13,6 +13,7 @@ from typing import ClassVar
 from deap import tools
 
 from .. import files, streams
+from ..checks import check
 from ..config import Config
 from ..losses import expression
 from .evaluate import Evaluator, Memory
@@ -32,6 +33,11 @@ class GeneticState(SearchState):
         data = asdict(self)
         memory = data.pop("memory")
         return files.strict(data | {"archive": list(memory["archive"].values()), "gradients": memory["gradients"]})
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        size = config.population if self.generation else 0
+        check(len(self.population) == size, "population of the state", f"{size} individuals", len(self.population))
 
     @classmethod
     def decoded(cls, data: dict) -> dict:

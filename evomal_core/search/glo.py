@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 from ..config import Config
+from ..losses import expression
 from . import cma_es, genetic
 from .evaluate import Evaluator
 from .state import Individual, Leader, Point, Result, tell
@@ -26,6 +27,11 @@ class GloState(genetic.GeneticState):
     strategy: dict | None = None
     leaders: list = field(default_factory=list)
     lists: ClassVar[dict[str, type]] = {"population": Individual, "leaders": Point}
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        tuning = self.generation > config.generations
+        cma_es.check_strategy(self.strategy, len(expression.parse(self.chosen)) - 1 if tuning else None)
 
 
 def most_generations(config: Config) -> int:

@@ -5,9 +5,11 @@ length, rate or start. All losses of a trial see one stream of initial weights a
 """
 
 import copy
+import hashlib
 import itertools
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -171,7 +173,7 @@ def run_trial(
         problem = Problem.of(problem, config)
         if trial.learning_rate is not None:
             config = replace(config, base_learning_rate=trial.learning_rate)
-        kept = Checkpoint(checkpoint, _identity(losses, problem, config, seed, trial)) if checkpoint else None
+        kept = Checkpoint(checkpoint, _identity(losses, problem, config, seed, trial), trial) if checkpoint else None
         done: list[list[Outcome]] = list(kept.outcomes) if kept else []
         for start in range(len(done), trial.starts):
             done.append(_from_one_start(losses, problem, config, seed, trial.of_start(start), kept))
@@ -277,32 +279,43 @@ class Checkpoint:
     """The file of a trial that is under way: the sessions' tensors, the step, the outcomes so far; safetensors, no pickle.
 
     Args:
-        identity: what makes the trial this trial. A file of another trial is refused with a ValueError.
+        identity: what makes the trial this trial.
+        trial: the trial itself.
+
+    Raises:
+        RecordError: the file is damaged or of another trial.
     """
 
-    def __init__(self, path: Path, identity: list):
-        self.path, self.identity, self.written = Path(path), json.dumps(identity), time.monotonic()
+    def __init__(self, path: Path, identity: list, trial: Trial):
+        self.path, self.identity, self.trial = Path(path), json.dumps(identity), trial
+        self.written = time.monotonic()
         self.outcomes: list[list[Outcome]] = []  # of the starts that are done
         self.step, self.tensors, self.current = 0, {}, []
-        if self.path.exists():
-            self._read()
+        with files.reading(self.path):
+            if self.path.exists():
+                self._read()
 
     def _read(self) -> None:
-        from safetensors import safe_open  # slow to import, and used here alone
+        from safetensors import SafetensorError, safe_open  # slow to import, and used here alone
 
+        files.check_regular(self.path, sys.maxsize)
         try:
-            file = safe_open(self.path, "pt")
-            facts = json.loads((file.metadata() or {}).get("trial", "{}"))
-        except Exception as error:
-            raise ValueError(f"{self.path}: expected the checkpoint of a trial, got {error}; remove it") from None
-        with file:
-            got, want = facts.get("identity"), self.identity
-            if (got, facts.get("schema")) != (want, CHECKPOINT_SCHEMA):
-                raise ValueError(f"{self.path}: expected the trial {want}, schema {CHECKPOINT_SCHEMA}; got {got}")
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}
+            with safe_open(self.path, "pt") as file:
+                text = (file.metadata() or {}).get("trial", "{}")
+                self.tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"expected the checkpoint of a trial, got {error}") from None
+        facts = files.parse_json(text.encode(), CHECKPOINT_SCHEMA)
+        got, want = facts.get("identity"), self.identity
+        check(got == want, "it", f"the checkpoint of the trial {want}", got)
+        check(files.unsealed(facts)["tensors"] == _digest(self.tensors), "its tensors", "those of its digest", "others")
         self.step = facts["step"]
         self.outcomes = [[_outcome(o) for o in of_start] for of_start in facts["outcomes"]]
         self.current = [_outcome(o) for o in facts["current"]]
+        fits = type(self.step) is int and 0 <= self.step < self.trial.steps and len(self.outcomes) <= self.trial.starts
+        check(
+            fits, "step and starts", f"below {self.trial.steps} of {self.trial.starts}", (self.step, len(self.outcomes))
+        )
 
     def restore(self, sessions, outcomes: list[Outcome]) -> int:
         """Bring sessions and outcomes to where the file was written; returns the step to go on from."""
@@ -310,12 +323,15 @@ class Checkpoint:
             return 0
         for k, session in enumerate(sessions):
             prefix = f"{k}."
-            try:
-                session.load({n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)})
-            except (KeyError, RuntimeError) as error:
-                raise ValueError(f"{self.path}: was written with another number of copies: {error}") from None
-        for own, old in zip(outcomes, self.current, strict=True):
-            own.curve = old.curve
+            kept = {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
+            shapes = ({name: tuple(of[name].shape) for name in sorted(of)} for of in (session.tensors(), kept))
+            with files.reading(self.path):
+                own, old = map(str, shapes)
+                check(own == old, "its tensors", f"those of the same number of copies, {own[:300]}", old[:300])
+                session.load(kept)
+        with files.reading(self.path):
+            for own, old in zip(outcomes, self.current, strict=True):
+                own.curve = old.curve
         step, self.step, self.tensors = self.step, 0, {}
         return step
 
@@ -336,10 +352,21 @@ class Checkpoint:
 
         facts = {"schema": CHECKPOINT_SCHEMA, "identity": self.identity, "step": step}
         facts |= {"outcomes": [[_plain(o) for o in of_start] for of_start in self.outcomes]}
-        facts |= {"current": [_plain(o) for o in current]}
         dense = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        files.write_bytes(self.path, save(dense, {"trial": json.dumps(facts, allow_nan=False)}))
+        facts |= {"current": [_plain(o) for o in current], "tensors": _digest(dense)}
+        facts = files.sealed(json.loads(json.dumps(facts, allow_nan=False)))
+        files.write_bytes(self.path, save(dense, {"trial": json.dumps(facts)}))
         self.written = time.monotonic()
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """What names contiguous tensors on the CPU: a digest of their names, types, shapes and bytes."""
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _plain(outcome: Outcome) -> dict:
