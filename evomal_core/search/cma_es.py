@@ -30,7 +30,7 @@ class CmaState(SearchState):
 
     def check(self, config: Config) -> None:
         super().check(config)
-        check_strategy(self.strategy, PARAMETERS if self.generation else None)
+        check_strategy(self, PARAMETERS if self.generation else None, config)
 
 
 class _Point(list):
@@ -39,8 +39,10 @@ class _Point(list):
     fitness: float
 
 
-def check_strategy(kept, n: int | None) -> None:
-    """Raise ValueError unless these are numbers that `step` kept of a strategy in `n` dimensions; None: of none yet."""
+def check_strategy(state, n: int | None, config: Config, begin: int = 0) -> None:
+    """Raise ValueError unless a state holds what `step` keeps in `n` dimensions since generation `begin`; None: nothing."""
+    kept, size = state.strategy, min(config.leaders, state.counted("evaluated", rows=slice(begin, None)))
+    check(len(state.leaders) == size, "leaders of the state", f"{size} points", len(state.leaders))
     if n is None or kept is None:
         return check(
             kept is None and n is None, "strategy of the state", "there behind the first generation alone", kept

@@ -38,6 +38,9 @@ class GeneticState(SearchState):
         super().check(config)
         size = config.population if self.generation else 0
         check(len(self.population) == size, "population of the state", f"{size} individuals", len(self.population))
+        kept = ("evaluated", "equivalent", *(("rejected", "non_finite") if config.archive_rejected else ()))
+        size, archive = self.counted(*kept, rows=slice(config.generations)), self.memory.archive
+        check(len(archive) == size, "archive of the state", f"{size} individuals", len(archive))
 
     @classmethod
     def decoded(cls, data: dict) -> dict:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
+from ..checks import check
 from ..config import Config
 from ..losses import expression
 from . import cma_es, genetic
@@ -31,7 +32,16 @@ class GloState(genetic.GeneticState):
     def check(self, config: Config) -> None:
         super().check(config)
         tuning = self.generation > config.generations
-        cma_es.check_strategy(self.strategy, len(expression.parse(self.chosen)) - 1 if tuning else None)
+        known = self.chosen in self.memory.archive and self.generation >= config.generations
+        known = known or not (self.chosen or tuning)
+        check(
+            known,
+            "chosen tree of the state",
+            "one that was evaluated, behind the last generation of trees",
+            self.chosen,
+        )
+        n = len(expression.parse(self.chosen)) - 1 if tuning else None
+        cma_es.check_strategy(self, n, config, config.generations)
 
 
 def most_generations(config: Config) -> int:

@@ -118,6 +118,14 @@ class SearchState:
         check(len(self.history) == done, "history of the state", f"{done} rows, one a generation", len(self.history))
         best = self.history[-1]["best_so_far"] if done else None
         check(files.finite(self.best_fitness) == best, "best_fitness of the state", best, self.best_fitness)
+        own = self.best.fitness if self.best else math.inf
+        check(
+            own == self.best_fitness or (config.stale_best and self.best), "best of the state", self.best_fitness, own
+        )
+
+    def counted(self, *outcomes: str, rows: slice = slice(None)) -> int:
+        """How many candidates of some generations had one of these outcomes."""
+        return sum(row[outcome] for row in self.history[rows] for outcome in outcomes)
 
     @classmethod
     def decoded(cls, data: dict) -> dict:
@@ -164,6 +172,7 @@ def check_history(history) -> None:
 
 def number(value: float | None) -> float:
     """A number of strict JSON; null is the worst fitness."""
+    check(type(value) in MAYBE, "a fitness", "a number or null", repr(value)[:80])
     return math.inf if value is None else value
 
 

@@ -175,6 +175,8 @@ def run_trial(
             config = replace(config, base_learning_rate=trial.learning_rate)
         kept = Checkpoint(checkpoint, _identity(losses, problem, config, seed, trial), trial) if checkpoint else None
         done: list[list[Outcome]] = list(kept.outcomes) if kept else []
+        with files.reading(checkpoint):
+            check({*map(len, done)} <= {len(losses)}, "outcomes of a start", f"{len(losses)}", [len(o) for o in done])
         for start in range(len(done), trial.starts):
             done.append(_from_one_start(losses, problem, config, seed, trial.of_start(start), kept))
         if kept:
@@ -312,10 +314,10 @@ class Checkpoint:
         self.step = facts["step"]
         self.outcomes = [[_outcome(o) for o in of_start] for of_start in facts["outcomes"]]
         self.current = [_outcome(o) for o in facts["current"]]
-        fits = type(self.step) is int and 0 <= self.step < self.trial.steps and len(self.outcomes) <= self.trial.starts
-        check(
-            fits, "step and starts", f"below {self.trial.steps} of {self.trial.starts}", (self.step, len(self.outcomes))
-        )
+        trial, parts = self.trial, [sorted(outcome.errors) for start in self.outcomes for outcome in start]
+        fits = type(self.step) is int and 0 <= self.step < trial.steps and len(self.outcomes) <= trial.starts
+        check(fits, "step and starts", f"below {trial.steps} of {trial.starts}", (self.step, len(self.outcomes)))
+        check(all(part == sorted(trial.parts) for part in parts), "errors", f"of {', '.join(trial.parts)}", parts)
 
     def restore(self, sessions, outcomes: list[Outcome]) -> int:
         """Bring sessions and outcomes to where the file was written; returns the step to go on from."""
@@ -324,7 +326,7 @@ class Checkpoint:
         for k, session in enumerate(sessions):
             prefix = f"{k}."
             kept = {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
-            shapes = ({name: tuple(of[name].shape) for name in sorted(of)} for of in (session.tensors(), kept))
+            shapes = ([(n, *of[n].shape, of[n].dtype) for n in sorted(of)] for of in (session.tensors(), kept))
             with files.reading(self.path):
                 own, old = map(str, shapes)
                 check(own == old, "its tensors", f"those of the same number of copies, {own[:300]}", old[:300])
