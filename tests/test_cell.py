@@ -528,7 +528,7 @@ def test_a_killed_run_ends_with_the_record_that_it_would_have_had(uninterrupted,
 
 @pytest.mark.parametrize("generation", [1, 6])
 def test_resuming_in_the_process(uninterrupted, tmp_path, generation):
-    class Stop(Exception):
+    class Stop(KeyboardInterrupt):
         pass
 
     def stop(line):
@@ -554,7 +554,7 @@ def test_resuming_in_the_process(uninterrupted, tmp_path, generation):
     ],
 )
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path, change, message):
-    class Stop(Exception):
+    class Stop(KeyboardInterrupt):
         pass
 
     def stop(line):
@@ -565,7 +565,8 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path, chang
     path = folder_of(LONG, tmp_path) / "checkpoint.json"
     data = strict(path)
     change(data)
-    path.write_text(json.dumps(data))
+    del data["digest"]
+    path.write_text(json.dumps(files.sealed(data)))
     before = contents(tmp_path)
     with pytest.raises(RecordError, match=message) as caught:
         run_cell(LONG, results_dir=tmp_path, device="cpu")

@@ -377,13 +377,13 @@ def test_layout_of_table_ii_has_a_line_for_the_paper_and_for_each_kind_of_record
         ("boston", "mlp", "paper"),
         ("boston", "mlp", "this package"),
         (*DIABETES, "paper"),
-        (*DIABETES, "own runs: quick budget, paper protocol"),
-        (*DIABETES, "reference runs: paper budget, paper protocol"),
+        (*DIABETES, "own runs: quick budget, paper protocol, from fresh weights"),
+        (*DIABETES, "reference runs: paper budget, paper protocol, from fresh weights"),
     ]
     assert set(wide.loc["boston", "mlp", "this package"]) == {"not run"}
     assert wide.loc[(*DIABETES, "paper"), "evomal"] == "*0.3573 ± 0.0198*"
     assert wide.loc[(*DIABETES, "paper"), "glo"] == "–"
-    own = wide.loc[(*DIABETES, "own runs: quick budget, paper protocol")]
+    own = wide.loc[(*DIABETES, "own runs: quick budget, paper protocol, from fresh weights")]
     assert own["evomal"] == "0.6000 ± 0.1414 (n = 2)" and own["glo"] == own["baseline"] == "no record"
 
 

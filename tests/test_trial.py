@@ -141,10 +141,10 @@ def test_a_checkpoint_of_another_trial_is_refused_and_unharmed(tmp_path, monkeyp
     monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
     path, problem = tmp_path / "trial.safetensors", (image_task(), chain())
     run_trial(losses(1), problem, CONFIG, 1, TRIAL, path)
-    kept = trial.Checkpoint(path, [2, repr(TRIAL)])
+    kept = trial.Checkpoint(path, [2, repr(TRIAL)], TRIAL)
     kept.finish([trial.Outcome({"validation": 0.5})])
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="expected the trial"):
+    with pytest.raises(ec.RecordError, match="the checkpoint of the trial"):
         run_trial(losses(1), problem, CONFIG, 1, TRIAL, path)
     first = trial._identity(losses(1), Problem.of(problem), CONFIG, 1, TRIAL)
     moved = losses(1)
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_another_trial_is_refused_and_unharmed(tmp_path, monkeyp
     ):
         assert changed != first
     path.write_bytes(b"no safetensors at all")
-    with pytest.raises(ValueError, match="trial"):
+    with pytest.raises(ec.RecordError, match="checkpoint of a trial"):
         run_trial(losses(1), problem, CONFIG, 1, TRIAL, path)
     path.write_bytes(before)
 
@@ -191,7 +191,7 @@ def test_a_killed_test_of_a_cell_goes_on_from_its_checkpoint(tmp_path):
     whole = run("whole", -1).stdout
     for left in (120, 130):
         assert run("killed", left).returncode == -signal.SIGKILL
-    assert [p.suffix for p in (tmp_path / "killed").rglob("tests/.*")] == [".safetensors"]
+    assert {p.suffix for p in (tmp_path / "killed").rglob("tests/.*")} == {".safetensors", ".lock"}
     assert run("killed", 230).stdout == whole != ""
     assert not list((tmp_path / "killed").rglob(".*"))
     json.loads(next((tmp_path / "killed").rglob("fresh*.json")).read_text())

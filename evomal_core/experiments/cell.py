@@ -1,6 +1,7 @@
 """Names: a `Cell` is one entry of a table, a search and the test of its loss that the entry shows."""
 
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 from ..checks import check, check_choice
 from ..config import SWITCHES, TESTING, Config, Protocol, as_switch, parse_override
@@ -76,7 +77,7 @@ class Cell:
         """Is the loss tested on another data set or model than it was searched on?"""
         return self._origin[:2] != [self.dataset, self.model]
 
-    @property
+    @cached_property
     def search(self) -> "Cell":
         """The cell that names the search alone: what concerns testing is left out."""
         dataset, model, seed = self._origin
@@ -108,6 +109,7 @@ class Cell:
 
     def with_overrides(self, overrides: dict | None) -> "Cell":
         """The same cell with counts or settings changed, which stand in its budget's or protocol's name."""
+        check(isinstance(overrides or {}, dict), "overrides", 'a dict, like {"generations": 10}', repr(overrides))
         changes = [f"{name}={_text(parse_override(name, value))}" for name, value in (overrides or {}).items()]
         return replace(self, budget="+".join([self.budget, *changes])) if changes else self
 

@@ -33,23 +33,30 @@ def selected(cell: Cell, found: dict, folder: Path, prepare: Callable, begin: Ca
     """
     home = replace(cell, dataset=cell.search.dataset, model=cell.search.model, seed=cell.search.seed, source=None)
     path = folder / "contests" / f"{home.selected}.json"
-    record = None if force else _read(path, found)
-    if record is None or not record["winner"]:
-        with prepare(home) as (problem, config):
-            head = begin(home, problem, config) | {"search": store.named(home, found)}
-            contest = halving.Contest(**record["contest"]) if record else halving.Contest()
-
-            def on_round(contest: halving.Contest, winner: dict | None = None) -> None:
-                files.write_json(path, files.strict(head | {"contest": asdict(contest), "winner": winner}))
-                say(f"{home}: round {len(contest.results)} of the contest is done")
-
-            won = halving.hold(contest, store.leaders_of(found), problem, config, home.seed, on_round)
-            loss = {"schema": LOSS_SCHEMA, **won.loss.to_json()}
-            on_round(contest, {"name": won.name, "learning_rate": won.learning_rate, "loss": loss})
-        record = _read(path, found)
+    waiting = lambda: say(f"{home}: another process or thread holds its contest; waiting")  # noqa: E731
+    with files.locked(path.with_suffix(".lock"), waiting):
+        record = None if force else _read(path, found)
+        if record is None or not record["winner"]:
+            record = _held(record, home, path, found, prepare, begin, say)
     winner, seconds = record["winner"], {"selection": round(record["contest"]["seconds"], 3)}
     of_winner = {"selection": winner["name"], "loss": winner["loss"], "learning_rate": winner["learning_rate"]}
     return of_winner | {"steps": None, "seconds": seconds}
+
+
+def _held(record: dict | None, home: Cell, path: Path, found: dict, prepare, begin, say) -> dict:
+    """The record of a contest, which goes on from `record`."""
+    with prepare(home) as (problem, config):
+        head = begin(home, problem, config) | {"search": store.named(home, found)}
+        contest = halving.Contest(**record["contest"]) if record else halving.Contest()
+
+        def on_round(contest: halving.Contest, winner: dict | None = None) -> None:
+            files.write_json(path, files.strict(head | {"contest": asdict(contest), "winner": winner}))
+            say(f"{home}: round {len(contest.results)} of the contest is done")
+
+        won = halving.hold(contest, store.leaders_of(found), problem, config, home.seed, on_round)
+        loss = {"schema": LOSS_SCHEMA, **won.loss.to_json()}
+        on_round(contest, {"name": won.name, "learning_rate": won.learning_rate, "loss": loss})
+    return _read(path, found)
 
 
 def _read(path: Path, search: dict) -> dict | None:

@@ -1,10 +1,12 @@
 """Search once, test many: `run_cell` makes the record of a search, and a record of each test of its loss."""
 
+import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ import pandas
 import torch
 
 from .. import files, streams
-from ..checks import check
+from ..checks import NUMBER, check, check_fields
 from ..config import Config
 from ..losses import loss_from_json
 from ..losses.elementwise import SCHEMA as LOSS_SCHEMA
@@ -21,7 +23,7 @@ from ..machine import environment
 from ..models import build_model
 from ..registry import METHODS
 from ..search import SearchState, search
-from ..search.state import PHASES
+from ..search.state import PHASES, claim, origin_of
 from ..tasks import load_task
 from ..tasks.task import PARTS
 from ..training import Outcome, Problem, Trial, choose, run_trial
@@ -64,7 +66,8 @@ def run_cell(
     """Run one cell, or return its record if it has one.
 
     A search that has a record is not repeated for another test of its loss. A killed search goes on from its last
-    generation, a killed test from its last checkpoint. Cells in threads of one process take turns.
+    generation, a killed test from its last checkpoint. Cells in threads of one process take turns. Of two processes that want
+    the same search or the same test, one makes it, and the other waits for its record and says so.
 
     Args:
         results_dir, data_dir: default `results/runs/` (or EVOMAL_RESULTS) and `data/` (or EVOMAL_DATA).
@@ -74,11 +77,11 @@ def run_cell(
         engine: the meta-gradient's; threads: the CPU's, by default 1, or all cores for a large model; copies: K of
             stacking, by default 1 on a CPU; channels_last: memory format of convolutions in base training. None changes
             results in exact arithmetic, and all are recorded.
-        progress: called with one line of text a generation.
+        progress: called with one line of text a generation. An exception in it ends nothing: it is a warning, once.
 
     Raises:
         tasks.DataUnavailable: the data set is not on disk, and its download failed.
-        store.RecordError: as `find_run`.
+        store.RecordError: as `find_run`; or a checkpoint is damaged or of another run, or results cannot be written.
     """
     check(isinstance(cell, Cell), "cell", "a Cell, like Cell('diabetes', 'mlp', 'evomal')", repr(cell))
     cell = cell.with_overrides(overrides)
@@ -86,35 +89,66 @@ def run_cell(
         return run
     numerics = {"engine": engine, "copies": copies, "channels_last": channels_last}
     numerics |= {"threads": threads} if threads else {}
-    say, where = progress or (lambda line: None), (data_dir, device)
-    with streams.computing():
-        folder = store.search_folder(cell, results_dir)
+    say, where = harmless(progress), (data_dir, device)
+    folder, made, test = store.search_folder(cell, results_dir), None, None
+    waiting = lambda: say(f"{cell}: another process or thread works on it; waiting")  # noqa: E731
+    with ExitStack() as searching:
+        if force or store.read_search(folder, cell) is None:
+            searching.enter_context(files.locked(folder / ".lock", waiting))
+            for name in ("record.json", "loss.json", "history.csv", "checkpoint.json"):
+                files.remove_leftovers(folder / name)
         old = (folder / "record.json").exists()
         found = None if force else store.read_search(folder, cell)
         if force:
             (folder / "checkpoint.json").unlink(missing_ok=True)
-            store.trial_checkpoint(folder, cell).unlink(missing_ok=True)
-        made = None
         if found is None:
-            with prepared(cell.search, where, numerics) as (problem, config):
+            with streams.computing(), prepared(cell.search, where, numerics) as (problem, config):
                 made = found = _search(cell.search, problem, config, folder, say)
             if not old:
                 store.write_search(folder, made)
-        test = None
+        if not (made and old):
+            searching.close()  # other tests of the same search need not wait for this one
         if found["loss"] is not None or cell.selected:
             taken = found
             if cell.selected:
                 prepare = partial(prepared, where=where, numerics=numerics)
-                taken = contests.selected(cell, found, folder, prepare, _contest_head, force, say)
-            with prepared(cell, where, numerics) as (problem, config):
-                test = _test(cell, problem, config, taken, folder) | {"search": store.named(cell, found)}
-        if made and old:
+                with streams.computing():
+                    taken = contests.selected(cell, found, folder, prepare, _contest_head, force, say)
+            checkpoint = store.trial_checkpoint(folder, cell)
+            with files.locked(checkpoint.with_suffix(".lock"), waiting):
+                for path in (checkpoint, store.test_path(folder, cell)):
+                    files.remove_leftovers(path)
+                if force:
+                    checkpoint.unlink(missing_ok=True)
+                else:
+                    test = store.read_test(folder, found, cell)  # another process may have made it by now
+                if test is None:
+                    with streams.computing(), prepared(cell, where, numerics) as (problem, config):
+                        test = _test(cell, problem, config, taken, folder) | {"search": store.named(cell, found)}
+                    if made and old:
+                        store.replace_search(folder, made)
+                    store.write_test(folder, cell, test)
+                checkpoint.unlink(missing_ok=True)
+        elif made and old:
             store.replace_search(folder, made)
-        if test:
-            store.write_test(folder, cell, test)
-        (folder / "checkpoint.json").unlink(missing_ok=True)
-        store.trial_checkpoint(folder, cell).unlink(missing_ok=True)
+        if made or not (folder / ".lock").exists():  # else another process searches here anew
+            (folder / "checkpoint.json").unlink(missing_ok=True)
     return find_run(cell, results_dir)
+
+
+def harmless(progress: Say | None) -> Say:
+    """`progress` as a function that ends no run: its first exception is a warning, and it is not called again."""
+
+    def say(line: str) -> None:
+        nonlocal progress
+        try:
+            if progress:
+                progress(line)
+        except Exception as error:
+            progress = None
+            warnings.warn(f"progress raised {error!r} and is not called any more", stacklevel=2)
+
+    return say
 
 
 @contextmanager
@@ -149,16 +183,21 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
     state, resumed, spent = METHODS[cell.method].state(), 0, 0.0
     if (checkpoint := folder / "checkpoint.json").exists():
         with store.reading(checkpoint):
-            kept = files.read_json(checkpoint, store.SCHEMA)
+            kept = files.unsealed(files.read_json(checkpoint, store.SCHEMA))
+            check_fields("the checkpoint", kept, {"resumed": (int,), "seconds": NUMBER})
             store.check_identity(checkpoint, kept, cell, config)
             state, resumed, spent = SearchState.from_json(kept["state"]), kept["resumed"] + 1, kept["seconds"]
+            claim(state, cell.method, cell.seed, origin_of([problem], config))
+            state.check(config)
         say(f"{cell}: goes on from generation {state.generation}")
     start = time.perf_counter() - spent
 
     def on_generation(state: SearchState) -> None:
         progress = {"seconds": time.perf_counter() - start, "resumed": resumed, "state": state.to_json()}
-        files.write_json(checkpoint, {"schema": store.SCHEMA, **store.identity(cell, config), **progress})
-        store.write_history(folder, state.history)
+        kept = json.loads(json.dumps({"schema": store.SCHEMA, **store.identity(cell, config), **progress}))
+        files.write_json(checkpoint, files.sealed(kept))
+        if not (folder / "record.json").exists():  # whose history stays beside it until it is replaced
+            store.write_history(folder, state.history)
         say(progress_line(cell, state.history))
 
     result = search([problem], config, cell.seed, cell.method, state, on_generation)
@@ -264,9 +303,13 @@ test_loss.__test__ = False  # pytest takes it for a test
 
 def progress_line(cell: Cell, history: list[dict]) -> str:
     """The last generation in one line: best and median fitness, evaluated candidates, time left at the pace so far."""
-    row, generations = history[-1], METHODS[cell.method].generations(Config.for_cell(cell.search))
-    best, median = ("none" if pandas.isna(row[k]) else f"{row[k]:.4f}" for k in ("best_so_far", "median"))
-    spent = sum(row[f"seconds_{phase}"] for row in history for phase in PHASES)
-    left = f"{spent / len(history) * (generations - len(history)) / 60:.1f} min left"
-    numbers = f"best {best}, median {median}, evaluated {row['evaluated']}"
-    return f"{cell.search}: generation {len(history)}/{generations}, {numbers}, {left}"
+    generations = METHODS[cell.method].generations(Config.for_cell(cell.search))
+    try:
+        row = history[-1]
+        best, median = ("none" if pandas.isna(row[k]) else f"{row[k]:.4f}" for k in ("best_so_far", "median"))
+        spent = sum(row[f"seconds_{phase}"] for row in history for phase in PHASES)
+        left = f"{spent / len(history) * (generations - len(history)) / 60:.1f} min left"
+        numbers = f"best {best}, median {median}, evaluated {row['evaluated']}, {left}"
+    except (LookupError, TypeError, ValueError):  # a history.csv that this version did not write
+        numbers = "whose row cannot be read"
+    return f"{cell.search}: generation {len(history)}/{generations}, {numbers}"

@@ -14,9 +14,7 @@ read as what they would be today; their numbers stay as they are.
 """
 
 import contextlib
-import hashlib
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,20 +23,16 @@ import pandas
 import torch
 
 from .. import files
-from ..checks import check, check_choice
+from ..checks import check
 from ..config import NOT_IDENTITY, TESTING, Config
+from ..files import RecordError, reading
 from ..losses import loss_from_json
 from ..machine import ROOT
 from ..search.state import Leader
 from .cell import Cell
+from .facts import METRICS, check_search, check_test
 
 SCHEMA = 2
-STATUSES = ("complete", "diverged", "no_loss")  # of a run
-METRICS = ("train_metric", "validation_metric", "test_metric")
-
-
-class RecordError(RuntimeError):
-    """A record that is damaged, or that another run owns; the message names its path."""
 
 
 @dataclass(frozen=True)
@@ -126,32 +120,49 @@ def _summary_of(name: str, test: dict) -> dict:
 
 def results_dir(folder=None) -> Path:
     """Where records go: the argument, else the environment variable EVOMAL_RESULTS, else `results/runs/`."""
-    return Path(folder or os.environ.get("EVOMAL_RESULTS") or ROOT / "results" / "runs")
+    return Path(folder or os.environ.get("EVOMAL_RESULTS") or ROOT / "results" / "runs").expanduser()
 
 
 def folder_of(cell, folder=None) -> Path:
     """The folder of a cell's search."""
     cell = cell.search
-    parts = (cell.dataset, cell.model, cell.method, f"{cell.budget}-{cell.protocol}", f"seed{cell.seed}")
+    settings = files.short(f"{cell.budget}-{cell.protocol}")
+    parts = (cell.dataset, cell.model, cell.method, settings, f"seed{cell.seed}")
     return results_dir(folder).joinpath(*parts)
 
 
 def search_folder(cell, folder=None) -> Path:
-    """The folder of a cell's search, or where a record of schema 1 holds the same search under a name with test settings."""
+    """The folder of a cell's search, or where a record of schema 1 holds the same search under a name with test settings.
+
+    Raises:
+        RecordError: the results cannot be looked at.
+    """
     own = folder_of(cell, folder)
-    if (own / "record.json").exists() or not own.parent.parent.is_dir():
-        return own
-    for other in sorted(own.parent.parent.glob(f"*/{own.name}/record.json")):
-        budget, _, protocol = other.parent.parent.name.rpartition("-")
-        with contextlib.suppress(ValueError):  # a folder that is not named like a cell
-            if replace(cell.search, budget=budget, protocol=protocol).search == cell.search:
-                return other.parent
+    with reading(own):
+        if not (own / "record.json").exists() and own.parent.parent.is_dir():
+            others = sorted(path.parent for path in own.parent.parent.glob(f"*/{own.name}/record.json"))
+            return next((other for other in others if _holds(other, cell)), own)
     return own
+
+
+def _holds(folder: Path, cell) -> bool:
+    """Is this the folder of a cell's search, if need be under a name with test settings, as schema 1 has them?"""
+    own = folder_of(cell.search, folder.parents[4])
+    budget, _, protocol = folder.parent.name.rpartition("-")
+    if folder != own and (folder.parent.parent, folder.name) == (own.parent.parent, own.name):
+        with contextlib.suppress(ValueError):  # a folder that is not named like a cell
+            return replace(cell.search, budget=budget, protocol=protocol).search == cell.search
+    return folder == own
+
+
+def test_path(folder: Path, cell) -> Path:
+    """The record of a cell's test, below the folder of its search."""
+    return folder / "tests" / f"{files.short(cell.test)}.json"
 
 
 def trial_checkpoint(folder: Path, cell) -> Path:
     """The file from which a killed test goes on."""
-    return folder / "tests" / f".{cell.test}.safetensors"
+    return folder / "tests" / f".{files.short(cell.test)}.safetensors"
 
 
 def identity(cell, config: Config) -> dict:
@@ -200,15 +211,6 @@ def _refuse(path: Path, differing: list[str]) -> None:
         raise RecordError(f"{path} is of another run ({', '.join(differing)}); {advice}")
 
 
-@contextlib.contextmanager
-def reading(path: Path):
-    """A block that reads a file; whatever is wrong with it is raised as RecordError that names the file."""
-    try:
-        yield
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise RecordError(f"{path} is damaged ({error!r}); move it away to compute this run again") from None
-
-
 def read_record(path: Path) -> dict:
     """The record of a search; one of schema 1 as it would be written today, with its test under "test".
 
@@ -217,27 +219,15 @@ def read_record(path: Path) -> dict:
     """
     with reading(path):
         data = files.read_json(path, (1, SCHEMA))
-        kinds = {"history": list, "seconds": dict, "config": dict, "cell": dict, "status": str}
-        wrong = [name for name, kind in kinds.items() if not isinstance(data[name], kind)]
         if data["schema"] == 1:
-            wrong += _wrong_metric(data)
-        check(not wrong, "the record's fields", "of their types", f"others in {', '.join(wrong)}")
-        data = from_schema_1(data) if data["schema"] == 1 else data
-        check_choice("status", data["status"], ("complete", "no_loss"))
-        check(isinstance(data["leaders"], list), "leaders", "a list", type(data["leaders"]).__name__)
-        for loss in [data["loss"], *(leader["loss"] for leader in data["leaders"])]:
-            if loss is not None:
-                loss_from_json(loss)
-        check((data["loss"] is None) == (data["status"] == "no_loss"), "loss", "there unless no_loss", data["status"])
+            check(
+                (data["loss"] is None) == (data["status"] == "no_loss"), "loss", "there unless no_loss", data["status"]
+            )
+            data = from_schema_1(data)
+            if data["test"]:
+                check_test(data["test"])
+        check_search(data)
     return data
-
-
-def _wrong_metric(data: dict) -> list[str]:
-    """["test_metric"] if the record of a test lacks its error, or has one that its status does not go with."""
-    check_choice("status", data["status"], STATUSES)
-    metric, complete = data["test_metric"], data["status"] == "complete"
-    is_number = type(metric) in (int, float) and math.isfinite(metric)
-    return [] if is_number == complete and (complete or metric is None) else ["test_metric"]
 
 
 def from_schema_1(data: dict) -> dict:
@@ -270,17 +260,21 @@ def from_schema_1(data: dict) -> dict:
 
 def digest_of(loss: dict | None) -> str:
     """What names a loss: a digest of its JSON."""
-    text = json.dumps({k: v for k, v in (loss or {}).items() if k != "schema"}, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return files.digest({k: v for k, v in (loss or {}).items() if k not in ("schema", "version")})
 
 
 def read_search(folder: Path, cell) -> dict | None:
     """The record of a cell's search; None if there is none. Raises RecordError if it is damaged or of another run."""
-    if not (path := folder / "record.json").exists():
+    if not _exists(path := folder / "record.json"):
         return None
     data = read_record(path)
     check_identity(path, data, cell, Config.for_cell(cell.search))
     return data
+
+
+def _exists(path: Path) -> bool:
+    with reading(path):  # a folder that may not be looked into raises PermissionError
+        return path.exists()
 
 
 def all_tests(folder: Path, search: dict, damaged: list[str] | None = None) -> dict[str, dict]:
@@ -305,15 +299,15 @@ def all_tests(folder: Path, search: dict, damaged: list[str] | None = None) -> d
 
 def _read_test_file(path: Path, search: dict) -> dict | None:
     """The record of a test; None if there is none, or if it is of a search that was replaced."""
-    if not path.exists():
+    if not _exists(path):
         return None
     with reading(path):
         data = files.read_json(path, SCHEMA)
-        wrong = _wrong_metric(data)
-        check(not wrong, "the error of the test", "a finite number if it is complete, else null", data["test_metric"])
-        known = all(isinstance(data[name], dict) for name in ("cell", "config", "search", "seconds"))
-        check(known, "cell, config, search and seconds", "objects", "something else")
-        cell_of(data)  # raises for a name that is none
+        check_test(data)
+        cell, of = cell_of(data), Cell(**data["search"]["cell"])  # raise for a name that is none
+        check(test_path(path.parent.parent, cell) == path, "the file of this test", f"{cell.test}.json", path.name)
+        known = Cell(**search["cell"]).search
+        check(of.search == known, "the search of this test", known, of.search)
         return data if data["search"]["loss"] == digest_of(search["loss"]) else None
 
 
@@ -324,7 +318,7 @@ def read_test(folder: Path, search: dict, cell) -> dict | None:
     if old and not _differing(json.loads(json.dumps(asdict(config))), old["config"], NOT_IDENTITY):
         if cell_of(old) == cell:
             return old
-    path = folder / "tests" / f"{cell.test}.json"
+    path = test_path(folder, cell)
     if data := _read_test_file(path, search):
         check_test_identity(path, data, cell, config)
     return data
@@ -343,13 +337,13 @@ def write_search(folder: Path, record: dict) -> None:
 def replace_search(folder: Path, record: dict) -> None:
     """Write the record of a search over that of another, whose tests go."""
     write_search(folder, record)
-    for path in (*folder.glob("tests/*.json"), *folder.glob("contests/*.json")):
+    for path in folder.glob("tests/*.json"):
         path.unlink()
 
 
 def write_test(folder: Path, cell, record: dict) -> None:
     """Write the record of a test."""
-    files.write_json(folder / "tests" / f"{cell.test}.json", record)
+    files.write_json(test_path(folder, cell), record)
 
 
 def named(cell, search: dict) -> dict:
@@ -366,11 +360,14 @@ def write_history(folder: Path, history: list[dict]) -> None:
 def read_runs(folder) -> tuple[list[Run], list[str]]:
     """(a run for each test below a folder, and for each search without a loss; what was wrong with those left out)."""
     runs, damaged = [], []
-    for path in sorted(Path(folder).glob("*/*/*/*/seed*/record.json")):
+    for path in sorted(Path(folder).expanduser().glob("*/*/*/*/seed*/record.json")):
         try:
             search = read_record(path)
             with reading(path):
                 cell = Cell(**search["cell"])
+                where = folder_of(cell, path.parents[5])
+                check(_holds(path.parent, cell), "its place", f"{where}, that of {cell.search}", path.parent)
+                check_identity(path, search, cell, Config.for_cell(cell.search))
                 if search["loss"] is None:
                     runs.append(Run.of(cell, path.parent, search, None))
                 for test in all_tests(path.parent, search, damaged).values():

@@ -3,7 +3,7 @@
     file           what it is                                        its plain form
     tape           derivatives of an expression tree                 autograd through `MetaLoss.elementwise`
     derivatives    of several losses on one batch                    autograd through the loss's `forward`
-    sessions       base training of one loss                         `training.trial.Session`
+    sessions       base training of one loss                         `training.session.Session`
     stacked        base training of several losses as one            the same, one by one
     chain          forward and backward of Linear chains             autograd through `nn.Sequential`
     jvp            meta-gradient by forward-mode products            `training.unroll.higher_engine`

@@ -1,6 +1,6 @@
 """Base training of one loss sooner: derivatives of the loss without autograd, the base optimiser as one fused call.
 
-The plain form of `FastSession` is `training.trial.Session`, that of `Sgd` is `torch.optim.SGD`.
+The plain form of `FastSession` is `training.session.Session`, that of `Sgd` is `torch.optim.SGD`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from torch import nn
 from ..config import Config
 from ..models.random_layers import seeded
 from ..training.problem import Problem
-from ..training.trial import Session
+from ..training.session import Session
 from . import private, stacked
 from .chain import Chain
 from .derivatives import Derivatives, LossInputs

@@ -1,7 +1,7 @@
 """Stacked copies: the weights of K copies of a small base model under `torch.func.vmap`, one step for all.
 
 Stacking is for a GPU, which a single small model leaves mostly idle. On a CPU it gains nothing where weights differ, but
-for a single layer (`LinearSession`), and is there to be tested. The plain forms are `training.trial.Session` and one
+for a single layer (`LinearSession`), and is there to be tested. The plain forms are `training.session.Session` and one
 `jvp_engine` a loss, equal to rounding: SGD on stacked weights is K independent SGDs, BatchNorm keeps K running
 statistics, and what layers draw is the same for all copies, as in runs one by one with the same seed.
 """
@@ -16,7 +16,7 @@ from torch.func import jvp, vmap
 from ..config import Config
 from ..models.forward import ForwardMap, stack
 from ..training.problem import Problem
-from ..training.trial import Session
+from ..training.session import Session
 from .chain import Chain
 from .derivatives import Derivatives, LossInputs, gradient
 

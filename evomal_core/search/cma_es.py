@@ -10,6 +10,7 @@ from deap import cma
 from torch import nn
 
 from .. import streams
+from ..checks import NUMBER, check, check_fields
 from ..config import Config
 from ..losses.taylor import PARAMETERS, TaylorLoss
 from ..training.fitness import fitness
@@ -27,11 +28,31 @@ class CmaState(SearchState):
     leaders: list[Point] = field(default_factory=list)
     lists: ClassVar[dict[str, type]] = {"leaders": Point}
 
+    def check(self, config: Config) -> None:
+        super().check(config)
+        check_strategy(self, PARAMETERS if self.generation else None, config)
+
 
 class _Point(list):
     """A point of the search, as DEAP's strategy sorts it: by `fitness`, the larger the better."""
 
     fitness: float
+
+
+def check_strategy(state, n: int | None, config: Config, begin: int = 0) -> None:
+    """Raise ValueError unless a state holds what `step` keeps in `n` dimensions since generation `begin`; None: nothing."""
+    kept, size = state.strategy, min(config.leaders, state.counted("evaluated", rows=slice(begin, None)))
+    check(len(state.leaders) == size, "leaders of the state", f"{size} points", len(state.leaders))
+    if n is None or kept is None:
+        return check(
+            kept is None and n is None, "strategy of the state", "there behind the first generation alone", kept
+        )
+    check_fields("the strategy", kept, {"sigma": NUMBER, "update_count": (int,)})
+    for name, shape in {"centroid": (n,), "pc": (n,), "ps": (n,), "C": (n, n)}.items():
+        array = np.array(kept[name], float)
+        check(
+            array.shape == shape and np.isfinite(array).all(), f"{name} of the strategy", f"{shape} numbers", kept[name]
+        )
 
 
 def _strategy(kept: dict, population: int) -> cma.Strategy:

@@ -13,6 +13,7 @@ from typing import ClassVar
 from deap import tools
 
 from .. import files, streams
+from ..checks import check
 from ..config import Config
 from ..losses import expression
 from ..losses.known import known_losses
@@ -33,6 +34,14 @@ class GeneticState(SearchState):
         data = asdict(self)
         memory = data.pop("memory")
         return files.strict(data | {"archive": list(memory["archive"].values()), "gradients": memory["gradients"]})
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        size = config.population if self.generation else 0
+        check(len(self.population) == size, "population of the state", f"{size} individuals", len(self.population))
+        kept = ("evaluated", "equivalent", *(("rejected", "non_finite") if config.archive_rejected else ()))
+        size, archive = self.counted(*kept, rows=slice(config.generations)), self.memory.archive
+        check(len(archive) == size, "archive of the state", f"{size} individuals", len(archive))
 
     @classmethod
     def decoded(cls, data: dict) -> dict:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
+from ..checks import check
 from ..config import Config
+from ..losses import expression
 from . import cma_es, genetic
 from .evaluate import Evaluator
 from .state import Individual, Leader, Point, Result, tell
@@ -26,6 +28,20 @@ class GloState(genetic.GeneticState):
     strategy: dict | None = None
     leaders: list = field(default_factory=list)
     lists: ClassVar[dict[str, type]] = {"population": Individual, "leaders": Point}
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        tuning = self.generation > config.generations
+        known = self.chosen in self.memory.archive and self.generation >= config.generations
+        known = known or not (self.chosen or tuning)
+        check(
+            known,
+            "chosen tree of the state",
+            "one that was evaluated, behind the last generation of trees",
+            self.chosen,
+        )
+        n = len(expression.parse(self.chosen)) - 1 if tuning else None
+        cma_es.check_strategy(self, n, config, config.generations)
 
 
 def most_generations(config: Config) -> int:

@@ -66,4 +66,5 @@ def search(
     with streams.computing():
         problems = problems_of(problems, config)
         claim(state, method, seed, origin_of(problems, config))
+        state.check(config)
         return row.search(problems, config, seed, state, on_generation or (lambda state: None))

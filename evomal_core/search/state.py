@@ -10,14 +10,18 @@ from typing import ClassVar
 import torch
 
 from .. import files
-from ..checks import check, check_choice
+from ..checks import MAYBE, NUMBER, check, check_choice, check_fields
 from ..config import NOT_IDENTITY, TESTING, Config
+from ..losses import expression
 from ..registry import METHODS, Work
 from ..training.problem import Problem
 
 # How a member of a population came by its fitness
 OUTCOMES = ("elite", "symbolic", "rejected", "equivalent", "evaluated", "non_finite")
 PHASES = ("optimise", "filter", "fitness")
+# What a row of the history holds
+OF_ROW = dict.fromkeys(("generation", *OUTCOMES), (int,)) | dict.fromkeys(("best_so_far", "best", "median"), MAYBE)
+OF_ROW |= dict.fromkeys((f"seconds_{phase}" for phase in PHASES), NUMBER)
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,32 @@ class SearchState:
         """Strict JSON; a non-finite number is null."""
         return files.strict(asdict(self))
 
+    def check(self, config: Config) -> None:
+        """Raise ValueError unless a search under these settings can have this state."""
+        most = METHODS[self.method].generations
+        most, done = most(config) if most else 1, self.generation
+        check(type(done) is int and 0 <= done <= most, "generation of the state", f"a whole number up to {most}", done)
+        check_history(self.history)
+        check(len(self.history) == done, "history of the state", f"{done} rows, one a generation", len(self.history))
+        best = self.history[-1]["best_so_far"] if done else None
+        check(files.finite(self.best_fitness) == best, "best_fitness of the state", best, self.best_fitness)
+        own = self.best.fitness if self.best else math.inf
+        check(
+            own == self.best_fitness or (config.stale_best and self.best), "best of the state", self.best_fitness, own
+        )
+
+    def counted(self, *outcomes: str, rows: slice = slice(None)) -> int:
+        """How many candidates of some generations had one of these outcomes."""
+        return sum(row[outcome] for row in self.history[rows] for outcome in outcomes)
+
     @classmethod
     def decoded(cls, data: dict) -> dict:
         """The fields that `to_json` wrote, for `cls(**fields)`."""
-        found = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        names = {field.name for field in fields(cls)} - {"memory"}
+        check(
+            names <= data.keys(), "a state", f"an object with {', '.join(sorted(names))}", ", ".join(sorted(data))[:300]
+        )
+        found = {name: data[name] for name in names}
         found |= {name: [candidate_from_json(kind, i) for i in found[name]] for name, kind in cls.lists.items()}
         found["best"] = candidate_from_json(cls.candidate, data["best"]) if data["best"] else None
         return found | {"best_fitness": number(data["best_fitness"])}
@@ -122,15 +148,31 @@ class SearchState:
 
 
 def candidate_from_json(kind: type, data: dict):
-    """A candidate of its fields, in which null is a number that is not finite."""
+    """A candidate of its fields, in which null is a number that is not finite. Raises ValueError or TypeError."""
     data = dict(data)
     if "weights" in data:
         data["weights"] = tuple(math.nan if w is None else w for w in data["weights"])
-    return kind(**data | {"fitness": number(data["fitness"])})
+    found = kind(**data | {"fitness": number(data["fitness"])})
+    numbers = [found.fitness, getattr(found, "learning_rate", 0.0), *getattr(found, "weights", ())]
+    check(all(type(n) in NUMBER for n in numbers), "fitness, rate and weights of a candidate", "numbers", numbers[:20])
+    check_choice("outcome of a candidate", found.outcome, OUTCOMES)
+    if kind is Individual:
+        nodes = len(expression.parse(found.expression))
+        check(nodes == len(found), f"weights of {found.expression[:200]}", f"{nodes - 1} numbers", len(found.weights))
+    return found
+
+
+def check_history(history) -> None:
+    """Raise ValueError unless these are rows as `tell` writes them, from generation 0 on."""
+    check(isinstance(history, list), "the history", "a list", type(history).__name__)
+    for k, row in enumerate(history):
+        check_fields(f"row {k} of the history", row, OF_ROW, MAYBE)
+        check(row["generation"] == k, f"generation of row {k} of the history", k, row["generation"])
 
 
 def number(value: float | None) -> float:
     """A number of strict JSON; null is the worst fitness."""
+    check(type(value) in MAYBE, "a fitness", "a number or null", repr(value)[:80])
     return math.inf if value is None else value
 
 

@@ -5,9 +5,11 @@ length, rate or start. All losses of a trial see one stream of initial weights a
 """
 
 import copy
+import hashlib
 import itertools
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,13 +21,12 @@ from torch import nn
 from .. import files, streams
 from ..checks import check, check_choice
 from ..config import Config
-from ..losses.elementwise import check_target
-from ..models.forward import rearranged
 from ..models.mixed_precision import MixedPrecision
 from ..models.random_layers import seeded
-from . import batches, sgd
+from . import batches
 from .acceleration import accelerated
 from .problem import Problem
+from .session import Session
 
 CHUNK = 25  # steps that one session makes before the next: its weights stay in the cache, batches are drawn once
 CHECK_EVERY = 2 * CHUNK  # steps between looks for trainings that diverged
@@ -99,67 +100,6 @@ class Outcome:
         return not all(map(math.isfinite, self.errors.values()))
 
 
-class Session:
-    """The base training of one loss, plainly: a copy of the model, the loss, the base optimiser."""
-
-    def __init__(self, loss: nn.Module, problem: Problem, config: Config):
-        self.loss, self.problem, self.config = loss, problem, config
-        self.model = rearranged(copy.deepcopy(problem.model), problem.layout).train()
-        self.nonfinite = torch.zeros((), device=problem.task.device)  # NaN once a training loss was not finite
-        self.stopped = torch.zeros((), dtype=torch.bool)
-        self.optimiser = self.make_optimiser([p for p in self.model.parameters() if p.requires_grad], config)
-
-    make_optimiser = staticmethod(sgd.Sgd)
-
-    def step(self, batch, seed: int | None) -> None:
-        """One gradient step (eq. 3)."""
-        if self.stopped:
-            return
-        x, y = batch
-        with seeded(seed, x.device):
-            z = self.model(self.problem.as_laid_out(x))
-        check_target(z, y)
-        value = self.loss(z, y)
-        if self.stops_at(value.detach()):
-            return
-        self.optimiser.zero_grad()
-        value.backward()
-        self.optimiser.step()
-
-    def stops_at(self, value: torch.Tensor) -> bool:
-        """Take note of a training loss. The released code stops before an update that would not be finite, and scores the
-        weights reached so far; else the training counts as diverged."""
-        if self.config.score_non_finite and not math.isfinite(value):
-            self.stopped.fill_(True)
-            return True
-        self.nonfinite.add_(value, alpha=0)
-        return False
-
-    def running(self) -> bool:
-        """Is there anything left to train? The host waits for the device, so this is not to be asked at every step."""
-        return not self.stopped and bool(self.nonfinite.isfinite().any())
-
-    def models(self) -> list[nn.Module | None]:
-        """The trained model, None where a training loss was not finite."""
-        return [self.model if math.isfinite(self.nonfinite) else None]
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """The tensors that hold what was trained."""
-        return self.model.state_dict()
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """All that the session goes on from, as it is in use: weights, buffers, momenta, whether it diverged or stopped."""
-        momenta = {f"momentum.{k}": m for k, m in enumerate(self.optimiser.momenta)}
-        state = {f"weight.{name}": t for name, t in self.weights().items()} | momenta
-        return state | {"nonfinite": self.nonfinite, "stopped": self.stopped}
-
-    @torch.no_grad()
-    def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Go on from what `tensors` gave elsewhere. Raises KeyError for a tensor that is missing."""
-        for name, tensor in self.tensors().items():
-            tensor.copy_(tensors[name])
-
-
 def run_trial(
     losses: Sequence[nn.Module],
     problem: Problem,
@@ -194,8 +134,10 @@ def run_trial(
         problem = Problem.of(problem, config)
         if trial.learning_rate is not None:
             config = replace(config, base_learning_rate=trial.learning_rate)
-        kept = Checkpoint(checkpoint, _identity(losses, problem, config, seed, trial)) if checkpoint else None
+        kept = Checkpoint(checkpoint, _identity(losses, problem, config, seed, trial), trial) if checkpoint else None
         done: list[list[Outcome]] = list(kept.outcomes) if kept else []
+        with files.reading(checkpoint):
+            check({*map(len, done)} <= {len(losses)}, "outcomes of a start", f"{len(losses)}", [len(o) for o in done])
         for start in range(len(done), trial.starts):
             done.append(_from_one_start(losses, problem, config, seed, trial.of_start(start), kept))
         if kept:
@@ -302,32 +244,43 @@ class Checkpoint:
     """The file of a trial that is under way: the sessions' tensors, the step, the outcomes so far; safetensors, no pickle.
 
     Args:
-        identity: what makes the trial this trial. A file of another trial is refused with a ValueError.
+        identity: what makes the trial this trial.
+        trial: the trial itself.
+
+    Raises:
+        RecordError: the file is damaged or of another trial.
     """
 
-    def __init__(self, path: Path, identity: list):
-        self.path, self.identity, self.written = Path(path), json.dumps(identity), time.monotonic()
+    def __init__(self, path: Path, identity: list, trial: Trial):
+        self.path, self.identity, self.trial = Path(path), json.dumps(identity), trial
+        self.written = time.monotonic()
         self.outcomes: list[list[Outcome]] = []  # of the starts that are done
         self.step, self.tensors, self.current = 0, {}, []
-        if self.path.exists():
-            self._read()
+        with files.reading(self.path):
+            if self.path.exists():
+                self._read()
 
     def _read(self) -> None:
-        from safetensors import safe_open  # slow to import, and used here alone
+        from safetensors import SafetensorError, safe_open  # slow to import, and used here alone
 
+        files.check_regular(self.path, sys.maxsize)
         try:
-            file = safe_open(self.path, "pt")
-            facts = json.loads((file.metadata() or {}).get("trial", "{}"))
-        except Exception as error:
-            raise ValueError(f"{self.path}: expected the checkpoint of a trial, got {error}; remove it") from None
-        with file:
-            got, want = facts.get("identity"), self.identity
-            if (got, facts.get("schema")) != (want, CHECKPOINT_SCHEMA):
-                raise ValueError(f"{self.path}: expected the trial {want}, schema {CHECKPOINT_SCHEMA}; got {got}")
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}
+            with safe_open(self.path, "pt") as file:
+                text = (file.metadata() or {}).get("trial", "{}")
+                self.tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"expected the checkpoint of a trial, got {error}") from None
+        facts = files.parse_json(text.encode(), CHECKPOINT_SCHEMA)
+        got, want = facts.get("identity"), self.identity
+        check(got == want, "it", f"the checkpoint of the trial {want}", got)
+        check(files.unsealed(facts)["tensors"] == _digest(self.tensors), "its tensors", "those of its digest", "others")
         self.step = facts["step"]
         self.outcomes = [[_outcome(o) for o in of_start] for of_start in facts["outcomes"]]
         self.current = [_outcome(o) for o in facts["current"]]
+        trial, parts = self.trial, [sorted(outcome.errors) for start in self.outcomes for outcome in start]
+        fits = type(self.step) is int and 0 <= self.step < trial.steps and len(self.outcomes) <= trial.starts
+        check(fits, "step and starts", f"below {trial.steps} of {trial.starts}", (self.step, len(self.outcomes)))
+        check(all(part == sorted(trial.parts) for part in parts), "errors", f"of {', '.join(trial.parts)}", parts)
 
     def restore(self, sessions, outcomes: list[Outcome]) -> int:
         """Bring sessions and outcomes to where the file was written; returns the step to go on from."""
@@ -335,12 +288,15 @@ class Checkpoint:
             return 0
         for k, session in enumerate(sessions):
             prefix = f"{k}."
-            try:
-                session.load({n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)})
-            except (KeyError, RuntimeError) as error:
-                raise ValueError(f"{self.path}: was written with another number of copies: {error}") from None
-        for own, old in zip(outcomes, self.current, strict=True):
-            own.curve, own.errors, own.step = old.curve, old.errors, old.step
+            kept = {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
+            shapes = ([(n, *of[n].shape, of[n].dtype) for n in sorted(of)] for of in (session.tensors(), kept))
+            with files.reading(self.path):
+                own, old = map(str, shapes)
+                check(own == old, "its tensors", f"those of the same number of copies, {own[:300]}", old[:300])
+                session.load(kept)
+        with files.reading(self.path):
+            for own, old in zip(outcomes, self.current, strict=True):
+                own.curve, own.errors, own.step = old.curve, old.errors, old.step
         step, self.step, self.tensors = self.step, 0, {}
         return step
 
@@ -361,10 +317,21 @@ class Checkpoint:
 
         facts = {"schema": CHECKPOINT_SCHEMA, "identity": self.identity, "step": step}
         facts |= {"outcomes": [[_plain(o) for o in of_start] for of_start in self.outcomes]}
-        facts |= {"current": [_plain(o) for o in current]}
         dense = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        files.write_bytes(self.path, save(dense, {"trial": json.dumps(facts, allow_nan=False)}))
+        facts |= {"current": [_plain(o) for o in current], "tensors": _digest(dense)}
+        facts = files.sealed(json.loads(json.dumps(facts, allow_nan=False)))
+        files.write_bytes(self.path, save(dense, {"trial": json.dumps(facts)}))
         self.written = time.monotonic()
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """What names contiguous tensors on the CPU: a digest of their names, types, shapes and bytes."""
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _plain(outcome: Outcome) -> dict:

@@ -246,10 +246,18 @@ def paper_layout(
             for source in SOURCES:
                 texts = _by_method(part[source], lambda row: _with_n(row, bold))
                 if set(texts.values()) != {"no record"}:
-                    lines[dataset, model, f"{source} runs: {budget} budget, {protocol} protocol"] = texts
+                    lines[dataset, model, f"{source} runs: {budget} budget, {said(protocol)}"] = texts
         if len(lines) == before:
             lines[dataset, model, "this package"] = dict.fromkeys(METHODS, "not run")
     return pandas.DataFrame(lines).T.reindex(columns=list(METHODS)).fillna("no record")
+
+
+def said(protocol: str) -> str:
+    """A protocol in words: "paper protocol, from fresh weights"."""
+    read = Protocol.parse(protocol)
+    start = {"fresh": "fresh weights", "search": "the search's weights"}[read["test_start"]]
+    changes = tuple(change for change in read.changes if change[0] != "test_start")
+    return f"{replace(read, changes=changes)} protocol, from {start}"
 
 
 def _by_method(part: pandas.DataFrame, text) -> dict[str, str]:
