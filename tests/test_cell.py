@@ -737,7 +737,7 @@ def test_a_worker_that_is_killed_takes_no_cell_along(tmp_path):
 
     runs = run_grid(cells, results_dir=tmp_path, workers=2, device="cpu", progress=kill_once)
     assert [run.status for run in runs] == ["complete"] * 3, [run.reason for run in runs]
-    assert any("again, in a process of its own" in line for line in lines)
+    assert any("goes on elsewhere" in line for line in lines)
     assert comparable(runs[0]) == comparable(run_cell(cells[0], results_dir=tmp_path / "alone", device="cpu"))
 
 
@@ -782,7 +782,7 @@ def test_a_script_without_a_main_guard_is_told_what_spawning_needs(tmp_path):
     given = os.environ | {"EVOMAL_RESULTS": str(tmp_path / "runs")}
     done = subprocess.run([sys.executable, script], env=given, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("BrokenProcessPool") == done.stdout.count("__main__") == 2
+    assert done.stdout.count("NotStarted") == done.stdout.count("__main__") == 2
 
 
 @pytest.mark.parametrize("call", [run_cell, lambda cell, **named: run_grid([cell], **named)])

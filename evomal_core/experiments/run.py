@@ -12,7 +12,7 @@ import pandas
 import torch
 
 from .. import files, streams
-from ..checks import check
+from ..checks import check, check_choice
 from ..config import Config
 from ..losses import loss_from_json
 from ..losses.elementwise import SCHEMA as LOSS_SCHEMA
@@ -52,7 +52,7 @@ def run_cell(
     data_dir=None,
     device: str = "auto",
     overrides: dict | None = None,
-    force: bool = False,
+    force: bool | str = False,
     engine: str = "auto",
     threads: int | None = None,
     copies: int = 0,
@@ -68,7 +68,7 @@ def run_cell(
         results_dir, data_dir: default `results/runs/` (or EVOMAL_RESULTS) and `data/` (or EVOMAL_DATA).
         overrides: settings of `Config` to change, for example {"generations": 10}; they stand in the record's path.
         force: make a new search and test from the start, whose records replace the old ones (also damaged ones, or ones of
-            another configuration) when they are complete.
+            another configuration) when they are complete; "resume" goes on with one that was killed.
         engine: the meta-gradient's; threads: the CPU's, by default 1, or all cores for a large model; copies: K of
             stacking, by default 1 on a CPU; channels_last: memory format of convolutions in base training. None changes
             results in exact arithmetic, and all are recorded.
@@ -79,6 +79,7 @@ def run_cell(
         store.RecordError: as `find_run`.
     """
     check(isinstance(cell, Cell), "cell", "a Cell, like Cell('diabetes', 'mlp', 'evomal')", repr(cell))
+    check_choice("force", force, (False, True, "resume"))
     cell = cell.with_overrides(overrides)
     if not force and (run := find_run(cell, results_dir)):
         return run
@@ -89,7 +90,7 @@ def run_cell(
         folder = store.search_folder(cell, results_dir)
         old = (folder / "record.json").exists()
         found = None if force else store.read_search(folder, cell)
-        if force:
+        if force is True:
             (folder / "checkpoint.json").unlink(missing_ok=True)
             store.trial_checkpoint(folder, cell).unlink(missing_ok=True)
         made = None
