@@ -41,7 +41,7 @@ def test_what_a_call_raises_and_what_cannot_be_sent_reach_the_caller():
     with Processes(1) as pool:
         with pytest.raises(ValueError, match="invalid literal"):
             pool.submit(int, "x").result(60)
-        with pytest.raises(Exception, match="pickle|local"):
+        with pytest.raises(Exception, match=r"pickle|local"):
             pool.submit(lambda: 1).result(60)
         assert pool.submit(int, "3").result(60) == 3
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas
 import torch
 
-from .. import files, streams
+from .. import files, portable, streams
 from ..checks import check, check_choice
-from ..config import Config
+from ..config import NOT_IDENTITY, Config
 from ..losses import loss_from_json
 from ..losses.elementwise import SCHEMA as LOSS_SCHEMA
 from ..machine import environment
@@ -125,7 +125,7 @@ def prepared(cell: Cell, where, numerics: dict, task=None):
     task = task or load_task(cell.dataset, cell.protocol, data_dir, device, config.dtype)
     config = replace(config, **numerics)
     problem = Problem(task, build_model(cell.model, task, cell.protocol), config)
-    large = sum(p.numel() for p in problem.model.parameters()) > LARGE_MODEL
+    large = sum(p.numel() for p in problem.model.parameters()) > LARGE_MODEL and not portable.enabled()
     threads = numerics.get("threads") or ((os.cpu_count() or 1) if large else 1)
     config = replace(config, threads=threads)
     stacked = accelerated("copies")
@@ -139,19 +139,30 @@ def prepared(cell: Cell, where, numerics: dict, task=None):
 
 
 def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say) -> dict:
-    """The record of a search, which goes on from where a killed one was; a checkpoint after every generation."""
+    """The record of a search, which goes on from where a killed one was; a checkpoint after every generation.
+
+    Its provenance lists what it was computed with, and from which generation on: one entry, unless a resumed search met
+    another engine, number of threads, machine or code.
+    """
     facts, started = environment(problem.task.device), time.gmtime()
-    state, resumed, spent = METHODS[cell.method].state(), 0, 0.0
+    engine = choose(config.engine, problem.model, config)
+    numerics = {name: value for name, value in asdict(config).items() if name in NOT_IDENTITY}
+    now = numerics | {"engine": engine, "plain": not enabled()} | facts
+    state, resumed, spent, provenance = METHODS[cell.method].state(), 0, 0.0, []
     if (checkpoint := folder / "checkpoint.json").exists():
         with store.reading(checkpoint):
             kept = files.read_json(checkpoint, store.SCHEMA)
             store.check_identity(checkpoint, kept, cell, config)
             state, resumed, spent = SearchState.from_json(kept["state"]), kept["resumed"] + 1, kept["seconds"]
+            provenance = kept.get("provenance", [])
         say(f"{cell}: goes on from generation {state.generation}")
+    if not provenance or provenance[-1] | now != provenance[-1]:
+        provenance = [*provenance, {"generation": state.generation} | now]
     start = time.perf_counter() - spent
 
     def on_generation(state: SearchState) -> None:
         progress = {"seconds": time.perf_counter() - start, "resumed": resumed, "state": state.to_json()}
+        progress["provenance"] = provenance
         files.write_json(checkpoint, {"schema": store.SCHEMA, **store.identity(cell, config), **progress})
         store.write_history(folder, state.history)
         say(progress_line(cell, state.history))
@@ -170,7 +181,7 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
     record |= {"fitness": leaders[0]["fitness"] if leaders else None, "learning_rate": result.learning_rate}
     record |= {"leaders": leaders, "history": result.state.history, "resumed": resumed, "plain": not enabled()}
     record |= {"seconds": {name: round(value, 3) for name, value in seconds.items()}}
-    return record | {"engine": choose(config.engine, problem.model, config), **facts}
+    return record | {"engine": engine, "provenance": provenance, **facts}
 
 
 def _head(cell: Cell, problem: Problem, config: Config, started: time.struct_time) -> dict:
