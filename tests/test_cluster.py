@@ -143,9 +143,10 @@ def test_workers_with_other_code_are_refused(machines, serial, tmp_path):
     assert run.status == "failed" and run.reason.startswith("RuntimeError: all workers are refused: tcp://")
     assert f"instead of {machine.SOURCES!r}" in run.reason
     machines.worker()
-    (run,) = ec.run_grid(CELLS[:1], machines.address, tmp_path / "b", device="cpu", progress=lines.append)
-    if run.status == "failed":  # the second worker came after the first was refused
-        (run,) = ec.run_grid(CELLS[:1], machines.address, tmp_path / "b", device="cpu", progress=lines.append)
+    with distributed.Client(machines.address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=120)
+        (run,) = ec.run_grid(CELLS[:1], client.get_executor(), tmp_path / "b", device="cpu", progress=lines.append)
+    assert sum("is refused" in line for line in lines) == 2
     assert comparable(run) == serial[CELLS[0]]
 
 

@@ -62,6 +62,8 @@ def run_grid(
     done = {cell: run for cell, run in found.items() if run}
     waiting = [cell for cell in dict.fromkeys(cells) if cell not in done]
     arguments = {"results_dir": folder, "force": force, **same}
+    if not waiting:
+        return [done[cell] for cell in cells]
     if isinstance(executor, Executor) and not type(executor).__module__.startswith("distributed."):
         done |= _collect(executor, waiting, say, arguments)
     elif executor is not None:
@@ -85,10 +87,8 @@ def _attempt(cell: Cell, call: Callable[..., store.Run | None], *arguments, **na
         return call(*arguments, **named)
     except DataUnavailable as error:
         return store.Run(cell, "unavailable", reason=str(error))
-    except CancelledError as error:
-        return store.Run(
-            cell, "failed", reason=f"the executor gave it up, as one whose scheduler ended does {error}".strip()
-        )
+    except CancelledError:
+        return store.Run(cell, "failed", reason="CancelledError: the executor gave it up; its scheduler may have ended")
     except Exception as error:
         return store.Run(cell, "failed", reason=f"{type(error).__name__}: {error}")
 
@@ -104,7 +104,7 @@ def _collect(executor: Executor, cells: Sequence[Cell], say, arguments) -> dict[
     known = {cell: len(_rows(path)) for cell, path in histories.items()}  # generations of which there was a line
     done: dict[Cell, store.Run] = {}
     waiting, running, tries = list(cells), {}, Counter()
-    step = getattr(executor, "step", lambda say: None)  # what a `cluster.Cluster` has to do now and then
+    step = getattr(executor, "step", lambda say: None)  # what a `cluster.Cluster` does now and then
     try:
         while waiting or running:
             for cell in list(waiting):
