@@ -8,6 +8,10 @@
 See the README for a tour, `notebooks/quickstart.ipynb` for one that runs.
 """
 
+from . import portable
+
+portable.check_environment()  # before anything loads NumPy or PyTorch, which read it
+
 from . import fast, streams, training
 from .config import BUDGETS, Config, Protocol
 from .cost_model import estimate

@@ -1,5 +1,6 @@
-"""The machine, the versions and the commit that a record names."""
+"""The machine, the versions and the code that a record names."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -9,20 +10,44 @@ from pathlib import Path
 
 import torch
 
+from . import portable
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "deap", "scikit-learn", "evomal-core")
 
 
+def _sources() -> str:
+    """A digest of the package's own code, which tells apart what a version number or an unclean commit does not."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted((ROOT / "evomal_core").rglob("*.py"), key=Path.as_posix):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+SOURCES = _sources()  # when this was imported: the files of a process that runs for days may change under it
+
+
 def environment(device: torch.device) -> dict:
-    """Versions, hardware and commit that a record names."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        installed = next(iter(importlib.metadata.distributions(name=package)), None)
-        versions[package] = installed and installed.version
+    """Versions, hardware and code that a record names, and whether its numerics are portable."""
     hardware = {"cpu": _cpu_name(), "cores": os.cpu_count(), "device": str(device)}
     if device.type == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name(device)
-    return {"versions": versions, "hardware": hardware, "commit": _commit()}
+    code = {"commit": _commit(), "sources": SOURCES}
+    return {
+        "versions": versions(),
+        "hardware": hardware,
+        **code,
+        "portable": portable.enabled() and device.type == "cpu",
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what numbers depend on; None for a package that runs from its sources without being installed."""
+    found = {"python": platform.python_version(), "libc": "-".join(platform.libc_ver())}
+    for package in PACKAGES:
+        installed = next(iter(importlib.metadata.distributions(name=package)), None)
+        found[package] = installed and installed.version
+    return found
 
 
 def _cpu_name() -> str:

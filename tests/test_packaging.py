@@ -1,6 +1,7 @@
 """The ways to install this package agree with one another and with what its code imports."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from evomal_core import portable
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -143,20 +146,20 @@ def script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def start(repo: Path, *command: str) -> subprocess.Popen:
+def start(repo: Path, *command: str, **changes: str) -> subprocess.Popen:
     """Start ./run from another folder, with nothing on PATH but the tools."""
     return subprocess.Popen(
         [repo / "run", *command],
         cwd=repo.parent,
-        env={"PATH": str(repo.parent / "tools")},
+        env={"PATH": str(repo.parent / "tools")} | changes,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def run(repo: Path, *command: str) -> tuple[int, str, str]:
-    process = start(repo, *command)
+def run(repo: Path, *command: str, **changes: str) -> tuple[int, str, str]:
+    process = start(repo, *command, **changes)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
@@ -187,6 +190,18 @@ def test_run_installs_once_and_runs_in_the_folder_of_the_caller(repo):
     assert installs(repo) == ONE_INSTALL
     assert run(repo, *WHERE) == (0, expected, "")  # and says nothing the second time
     assert installs(repo) == ONE_INSTALL
+
+
+@needs_sh
+def test_run_sets_what_portable_numerics_need_before_the_command_starts(repo):
+    (repo / "evomal_core").mkdir()
+    shutil.copy(portable.__file__, repo / "evomal_core")
+    read = ("python", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
+    usual = json.loads(run(repo, *read)[1])
+    assert not portable.SETTINGS.keys() & usual.keys()
+    code, out, err = run(repo, *read, EVOMAL_PORTABLE="1")
+    assert code == 0, err
+    assert json.loads(out) == usual | portable.SETTINGS | {"EVOMAL_PORTABLE": "1"}
 
 
 @needs_sh

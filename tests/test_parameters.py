@@ -8,7 +8,7 @@ import pytest
 import evomal_core as ec
 from evomal_notebooks import Parameters, read_parameters
 
-ALL = "seed seeds budget datasets models methods protocol device results_dir data_dir workers force"
+ALL = "seed seeds budget datasets models methods protocol device results_dir data_dir workers cluster force"
 
 
 def read(**given):
@@ -136,6 +136,11 @@ def test_arguments_for_run_grid_and_the_place_of_figures(tmp_path):
         "device": "cpu",
         "workers": 2,
         "force": True,
+        "executor": None,
     }
+    far = read(cluster="tcp://head:8786", workers=2)
+    assert (far.run_arguments["executor"], far.run_arguments["workers"]) == ("tcp://head:8786", None)
+    assert read(cluster="local", workers=3).run_arguments["workers"] == 3
+    assert "cluster = 'tcp://head:8786'" in str(far) and "cluster" not in str(p)
     assert p.figures == tmp_path / "figures"
     assert read().figures.parts[-2:] == ("results", "figures")

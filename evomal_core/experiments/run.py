@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas
 import torch
 
-from .. import files, streams
-from ..checks import NUMBER, check, check_fields
-from ..config import Config
+from .. import files, portable, streams
+from ..checks import NUMBER, check, check_choice, check_fields
+from ..config import NOT_IDENTITY, Config
 from ..losses import loss_from_json
 from ..losses.elementwise import SCHEMA as LOSS_SCHEMA
 from ..machine import environment
@@ -56,7 +56,7 @@ def run_cell(
     data_dir=None,
     device: str = "auto",
     overrides: dict | None = None,
-    force: bool = False,
+    force: bool | str = False,
     engine: str = "auto",
     threads: int | None = None,
     copies: int = 0,
@@ -73,7 +73,7 @@ def run_cell(
         results_dir, data_dir: default `results/runs/` (or EVOMAL_RESULTS) and `data/` (or EVOMAL_DATA).
         overrides: settings of `Config` to change, for example {"generations": 10}; they stand in the record's path.
         force: make a new search and test from the start, whose records replace the old ones (also damaged ones, or ones of
-            another configuration) when they are complete.
+            another configuration) when they are complete; "resume" goes on with one that was killed.
         engine: the meta-gradient's; threads: the CPU's, by default 1, or all cores for a large model; copies: K of
             stacking, by default 1 on a CPU; channels_last: memory format of convolutions in base training. None changes
             results in exact arithmetic, and all are recorded.
@@ -84,6 +84,7 @@ def run_cell(
         store.RecordError: as `find_run`; or a checkpoint is damaged or of another run, or results cannot be written.
     """
     check(isinstance(cell, Cell), "cell", "a Cell, like Cell('diabetes', 'mlp', 'evomal')", repr(cell))
+    check_choice("force", force, (False, True, "resume"))
     cell = cell.with_overrides(overrides)
     if not force and (run := find_run(cell, results_dir)):
         return run
@@ -99,7 +100,7 @@ def run_cell(
                 files.remove_leftovers(folder / name)
         old = (folder / "record.json").exists()
         found = None if force else store.read_search(folder, cell)
-        if force:
+        if force is True:
             (folder / "checkpoint.json").unlink(missing_ok=True)
         if found is None:
             with streams.computing(), prepared(cell.search, where, numerics) as (problem, config):
@@ -113,14 +114,14 @@ def run_cell(
             if cell.selected:
                 prepare = partial(prepared, where=where, numerics=numerics)
                 with streams.computing():
-                    taken = contests.selected(cell, found, folder, prepare, _contest_head, force, say)
+                    taken = contests.selected(cell, found, folder, prepare, _contest_head, force is True, say)
             checkpoint = store.trial_checkpoint(folder, cell)
             with files.locked(checkpoint.with_suffix(".lock"), waiting):
                 for path in (checkpoint, store.test_path(folder, cell)):
                     files.remove_leftovers(path)
-                if force:
+                if force is True:
                     checkpoint.unlink(missing_ok=True)
-                else:
+                if not force:
                     test = store.read_test(folder, found, cell)  # another process may have made it by now
                 if test is None:
                     with streams.computing(), prepared(cell, where, numerics) as (problem, config):
@@ -164,7 +165,7 @@ def prepared(cell: Cell, where, numerics: dict, task=None):
     task = task or load_task(cell.dataset, cell.protocol, data_dir, device, config.dtype)
     config = replace(config, **numerics)
     problem = Problem(task, build_model(cell.model, task, cell.protocol), config)
-    large = sum(p.numel() for p in problem.model.parameters()) > LARGE_MODEL
+    large = sum(p.numel() for p in problem.model.parameters()) > LARGE_MODEL and not portable.enabled()
     threads = numerics.get("threads") or ((os.cpu_count() or 1) if large else 1)
     config = replace(config, threads=threads)
     stacked = accelerated("copies")
@@ -178,9 +179,16 @@ def prepared(cell: Cell, where, numerics: dict, task=None):
 
 
 def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say) -> dict:
-    """The record of a search, which goes on from where a killed one was; a checkpoint after every generation."""
+    """The record of a search, which goes on from where a killed one was; a checkpoint after every generation.
+
+    Its provenance lists what it was computed with, and from which generation on: one entry, unless a resumed search met
+    another engine, number of threads, machine or code.
+    """
     facts, started = environment(problem.task.device), time.gmtime()
-    state, resumed, spent = METHODS[cell.method].state(), 0, 0.0
+    engine = choose(config.engine, problem.model, config)
+    numerics = {name: value for name, value in asdict(config).items() if name in NOT_IDENTITY}
+    now = numerics | {"engine": engine, "plain": not enabled()} | facts
+    state, resumed, spent, provenance = METHODS[cell.method].state(), 0, 0.0, []
     if (checkpoint := folder / "checkpoint.json").exists():
         with store.reading(checkpoint):
             kept = files.unsealed(files.read_json(checkpoint, store.SCHEMA))
@@ -189,11 +197,15 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
             state, resumed, spent = SearchState.from_json(kept["state"]), kept["resumed"] + 1, kept["seconds"]
             claim(state, cell.method, cell.seed, origin_of([problem], config))
             state.check(config)
+            provenance = kept.get("provenance", [])
         say(f"{cell}: goes on from generation {state.generation}")
+    if not provenance or provenance[-1] | now != provenance[-1]:
+        provenance = [*provenance, {"generation": state.generation} | now]
     start = time.perf_counter() - spent
 
     def on_generation(state: SearchState) -> None:
         progress = {"seconds": time.perf_counter() - start, "resumed": resumed, "state": state.to_json()}
+        progress["provenance"] = provenance
         kept = json.loads(json.dumps({"schema": store.SCHEMA, **store.identity(cell, config), **progress}))
         files.write_json(checkpoint, files.sealed(kept))
         if not (folder / "record.json").exists():  # whose history stays beside it until it is replaced
@@ -215,7 +227,7 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
     record |= {"steps": result.steps}
     record |= {"leaders": leaders, "history": result.state.history, "resumed": resumed, "plain": not enabled()}
     record |= {"seconds": {name: round(value, 3) for name, value in seconds.items()}}
-    return record | {"engine": choose(config.engine, problem.model, config), **facts}
+    return record | {"engine": engine, "provenance": provenance, **facts}
 
 
 def _head(cell: Cell, problem: Problem, config: Config, started: time.struct_time) -> dict:

@@ -74,7 +74,8 @@ class Run:
         data = search | dict.fromkeys(METRICS) | test
         of_test = {name: value for name, value in test.get("config", {}).items() if name in TESTING}
         data |= {"config": search["config"] | of_test, "seconds": seconds, "cell": asdict(cell)}
-        data |= {name: search[name] for name in ("started", "versions", "hardware", "commit") if name in search}
+        of_search = ("started", "versions", "hardware", "commit", "sources", "portable")
+        data |= {name: search[name] for name in of_search if name in search}
         return cls(cell, test["status"], test.get("test_metric"), folder, data, test["reason"])
 
     @property

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import sympy
+import torch
+
+from .. import portable
 
 EPSILON = 1e-7  # [R]
 
@@ -67,15 +70,23 @@ def _inside(xp, x, clamp: bool):
     return size, xp.clip(size, EPSILON, None) if clamp else size + EPSILON
 
 
+def _root(xp, x):
+    """sqrt(x) of x > 0. Portably not torch's, which is MKL's, whose last digit is that of the CPU's approximate 1/sqrt."""
+    return 1 / torch.rsqrt(x) if xp is torch and portable.enabled() else xp.sqrt(x)
+
+
 def _protected(outer: str, clamp: bool) -> dict[str, Callable]:
     """log or sqrt of |x| + eps ("abs", the closed reading of Table I) or of max(|x|, eps) ("clamp", released code)."""
 
+    def function(xp, x):
+        return _root(xp, x) if outer == "sqrt" else xp.log(x)
+
     def value(xp, x):
-        return getattr(xp, outer)(_inside(xp, x, clamp)[1])
+        return function(xp, _inside(xp, x, clamp)[1])
 
     def derivatives(xp, x):
         size, inner = _inside(xp, x, clamp)
-        root = getattr(xp, outer)(inner)
+        root = function(xp, inner)
         slope = xp.sign(x)
         if clamp:
             slope = slope * (size >= EPSILON)

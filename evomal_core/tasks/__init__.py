@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from .. import portable
 from ..checks import check, check_choice
 from ..config import Protocol
 from ..registry import DATASETS, DataSet
@@ -76,11 +77,15 @@ DATASETS["digits"] = _images("digits", digits.load, PLAIN_SGD, FEWER_REJECTION_S
 
 
 def find_device(device="auto") -> torch.device:
-    """The device of that name; "auto": the GPU if there is one. Raises ValueError for one that is not there."""
+    """The device of that name; "auto": the GPU if there is one, and the CPU if numerics are to be portable.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{n}" for n in range(gpus))]
     check_choice("device, of those that PyTorch finds here,", str(device), ("auto", *names))
-    return torch.device(("cuda" if gpus else "cpu") if device == "auto" else device)
+    return torch.device(("cuda" if gpus and not portable.enabled() else "cpu") if device == "auto" else device)
 
 
 def find_data_dir(data_dir=None) -> Path:

@@ -37,6 +37,7 @@ class Parameters:
         device: "auto", "cpu", "cuda" or "cuda:1".
         results_dir, data_dir: as for `run_cell`.
         workers: how many cells run at once.
+        cluster: "local" or the address of a Dask scheduler, whose workers compute; with an address `workers` does not count.
         force: compute runs anew that have a record.
         plan: show how long the runs are expected to take, and compute nothing.
         source, target: "mnist/lenet5", the data set and model that losses are taken from, and that they are tested on; the
@@ -55,6 +56,7 @@ class Parameters:
     results_dir: str | None = None
     data_dir: str | None = None
     workers: int | None = None
+    cluster: str | None = None
     force: bool = False
     plan: bool = False
     source: str | None = None
@@ -90,11 +92,12 @@ class Parameters:
     @property
     def run_arguments(self) -> dict:
         """The arguments of `run_grid` beside the cells."""
-        return {n: getattr(self, n) for n in ("results_dir", "data_dir", "device", "workers", "force")}
+        given = {n: getattr(self, n) for n in ("results_dir", "data_dir", "device", "force")}
+        return given | {"executor": self.cluster, "workers": self.workers if self.cluster in (None, "local") else None}
 
     def __str__(self) -> str:
         unused = ("datasets", "models") if self.target else ("source", "target")
-        unused += () if self.rates else ("rates",)
+        unused += tuple(name for name in ("rates", "cluster") if not getattr(self, name))
         return "\n".join(f"{name} = {value!r}" for name, value in asdict(self).items() if name not in unused)
 
 
@@ -136,7 +139,7 @@ def _read(name: str, value):
         if not parts and name != "seeds":
             raise ValueError(f"{name} must name at least one, got {value!r}")
         return tuple(dict.fromkeys(_whole(name, part) if name == "seeds" else part for part in parts))
-    if name in ("seed", "workers", "results_dir", "data_dir") and not text:
+    if name in ("seed", "workers", "cluster", "results_dir", "data_dir") and not text:
         return None
     if name in ("seed", "workers"):
         return _whole(name, text, least=int(name == "workers"))

@@ -44,7 +44,7 @@ def announced(p: Parameters, cells: Iterable[ec.Cell]) -> list[ec.Cell]:
     if waiting:
         table = plan(waiting, p)
         print(display_plan(table).to_string())
-        print(total(table, p.workers))
+        print(total(table, 1 if p.cluster else p.workers))
     if p.plan:
         print("Nothing was computed, because plan is True.")
         return []
