@@ -5,12 +5,22 @@ import os
 import platform
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "deap", "scikit-learn", "evomal-core")
+
+
+def version() -> str | None:
+    """The version of this package: that which is installed, else that of the source tree."""
+    installed = next(iter(importlib.metadata.distributions(name="evomal-core")), None)
+    project = ROOT / "pyproject.toml"
+    if installed or not project.is_file():
+        return installed and installed.version
+    return tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("version")
 
 
 def environment(device: torch.device) -> dict:

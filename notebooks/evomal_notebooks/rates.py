@@ -10,7 +10,8 @@ from matplotlib.ticker import NullFormatter
 
 from evomal_core.config import Config
 from evomal_core.experiments.cell import Cell
-from evomal_core.experiments.store import STATUSES, Run
+from evomal_core.experiments.facts import STATUSES
+from evomal_core.experiments.store import Run
 
 from . import report
 from .plots import colour, grid, style
