@@ -151,6 +151,8 @@ BUDGETS: dict[str, dict[str, int]] = {
     "quick": dict(zip(COUNTS, (8, 8, 80, 100, 100, 2_000), strict=True)),
     "paper": dict(zip(COUNTS, (25, 50, 250, 500, 1_000, 10_000), strict=True)),
 }
+MAX_HEIGHT = 90  # of a tree: DEAP's own limit
+MAX_GROWN_HEIGHT = 12  # of a tree that is grown in full, which then has 8,191 nodes
 # Fields of `Config` that count something and may be zero
 MAY_BE_ZERO = ("meta_steps", "rejection_steps", "copies", "evaluation_instances")
 
@@ -238,8 +240,10 @@ class Config:
         for name in ("initial_height", "mutation_height"):
             heights = getattr(self, name)
             pair = len(heights) == 2 and all(type(h) is int for h in heights)
-            fits = pair and 0 <= heights[0] <= heights[1] <= self.max_height
-            check(fits, f"Config.{name}", f"a lowest and a highest height, at most {self.max_height}", heights)
+            most = min(self.max_height, MAX_GROWN_HEIGHT)
+            fits = pair and 0 <= heights[0] <= heights[1] <= most
+            check(fits, f"Config.{name}", f"a lowest and a highest height, at most {most}", heights)
+        check(self.max_height <= MAX_HEIGHT, "Config.max_height", f"at most {MAX_HEIGHT}", self.max_height)
         steps = all(type(step) is int and step > 0 for step in self.test_milestones)
         check(steps, "Config.test_milestones", "whole numbers of steps", self.test_milestones)
         check(self.elitism_rate <= 1, "Config.elitism_rate", "at most 1", self.elitism_rate)

@@ -2,7 +2,7 @@
 
 import sympy
 
-from .losses.export import EPS, F, Y, to_sympy
+from .losses.export import EPS, F, Y, as_text, large, to_sympy
 from .losses.primitives import EPSILON
 
 MAX_OPERATIONS = 80  # nothing is tried on a longer formula
@@ -15,12 +15,15 @@ def simplify(loss, weights: bool = True, digits: int = 3, smallest: float = 0.01
     classification y and f are not negative. Nothing that searches, and above MAX_OPERATIONS neither of the two, because
     SymPy's `simplify` can take hours. Numerically: constants are evaluated; eps is left out directly under a root (an error
     of 3e-4 at most); so are, in a sum, terms whose coefficient is below `smallest` of the largest, and in the outermost sum
-    those without gradient on the prediction; numbers are rounded to `digits`. A loss without any gradient becomes 0.
+    those without gradient on the prediction; numbers are rounded to `digits`. A loss without any gradient becomes 0. A tree
+    that SymPy would be long at (`losses.export.large`) becomes a symbol that shows the tree.
 
     Args:
         loss: one with `to_sympy`.
         weights: False sets them to 1 beforehand, the paper's "parameters omitted"; terms can cancel that the weights keep.
     """
+    if large(loss):
+        return as_text(loss)
     form = to_sympy(loss, weights, epsilon=EPS) if hasattr(loss, "tree") else loss.to_sympy(weights)
     signs = {s: sympy.Symbol(s.name, nonnegative=True) for s in (Y, F)} if loss.classification else {}
     form = form.subs(signs)

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import torch
@@ -27,18 +28,22 @@ def _sources() -> str:
 SOURCES = _sources()  # when this was imported: the files of a process that runs for days may change under it
 
 
+def version() -> str | None:
+    """The version of this package: that which is installed, else that of the source tree."""
+    installed = next(iter(importlib.metadata.distributions(name="evomal-core")), None)
+    project = ROOT / "pyproject.toml"
+    if installed or not project.is_file():
+        return installed and installed.version
+    return tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("version")
+
+
 def environment(device: torch.device) -> dict:
     """Versions, hardware and code that a record names, and whether its numerics are portable."""
     hardware = {"cpu": _cpu_name(), "cores": os.cpu_count(), "device": str(device)}
     if device.type == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name(device)
-    code = {"commit": _commit(), "sources": SOURCES}
-    return {
-        "versions": versions(),
-        "hardware": hardware,
-        **code,
-        "portable": portable.enabled() and device.type == "cpu",
-    }
+    numerics = {"portable": portable.enabled() and device.type == "cpu"}
+    return {"versions": versions(), "hardware": hardware, "commit": _commit(), "sources": SOURCES} | numerics
 
 
 def versions() -> dict[str, str | None]:

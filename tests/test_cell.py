@@ -142,6 +142,7 @@ def test_history_and_loss_are_files_of_their_own(made):
         outcomes = ("elite", "symbolic", "rejected", "equivalent", "evaluated", "non_finite")
         assert sum(int(row[o]) for o in outcomes) == 4
     assert strict(run.path / "loss.json") == run.data["loss"]
+    assert run.data["loss"]["version"] == machine.version()
     assert isinstance(run.loss, MetaLoss)
     assert str(run.loss) == run.data["loss"]["expression"]
 

@@ -790,7 +790,7 @@ HOSTILE = {
     "nested and closed": "[" * BOMB + "]" * BOMB,
     "nested field": changed(weights=None).replace("null", "[" * BOMB + "]" * BOMB),
     "no schema": changed(schema=...),
-    "other schema": changed(schema=2),
+    "other schema": changed(schema=3),
     "schema as text": changed(schema="1"),
     "no kind": changed(kind=...),
     "unknown kind": changed(kind="pickle"),

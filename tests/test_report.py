@@ -18,7 +18,8 @@ DIABETES = ("diabetes", "mlp")
 
 def history(*best, **counts):
     """Rows of a history with these best-so-far values."""
-    outcomes = dict.fromkeys(("elite", "symbolic", "rejected", "equivalent", "evaluated", "non_finite"), 0) | counts
+    outcomes = dict.fromkeys(("elite", "symbolic", "rejected", "equivalent", "evaluated", "non_finite"), 0)
+    outcomes |= dict.fromkeys(("seconds_optimise", "seconds_filter", "seconds_fitness"), 0.0) | counts
     return [{"generation": g, "best_so_far": b, "best": b, "median": b, **outcomes} for g, b in enumerate(best)]
 
 
@@ -30,6 +31,8 @@ def write(folder, method="baseline", seed=0, test=0.5, status="complete", budget
     found = None if status == "no_loss" else more.pop("loss", {"kind": "squared_error"})
     facts = {"schema": store.SCHEMA, "cell": dataclasses.asdict(cell)}
     facts |= {"config": dataclasses.asdict(ec.Config.for_cell(cell)), "reason": None if found else "because"}
+    facts |= {"started": "2026-01-01T00:00:00Z", "versions": {}, "commit": None}
+    facts |= {"hardware": {"cpu": "a CPU", "cores": 2, "device": "cpu"}}
     search = facts | {
         "status": "complete" if found else "no_loss",
         "fitness": None,
@@ -37,6 +40,8 @@ def write(folder, method="baseline", seed=0, test=0.5, status="complete", budget
         "loss": found,
         "leaders": [],
         "history": [],
+        "resumed": 0,
+        "engine": "gram",
         "seconds": {"search": total - of_test} | seconds,
         **more,
     }
@@ -49,11 +54,12 @@ def write(folder, method="baseline", seed=0, test=0.5, status="complete", budget
             "status": status,
             "reason": None if complete else "because",
             "metric": "mean squared error",
-            "train_metric": 0.3,
-            "validation_metric": 0.4,
+            "train_metric": 0.3 if complete else None,
+            "validation_metric": 0.4 if complete else None,
             "test_metric": test if complete else None,
             "start": ec.Config.for_cell(cell).test_start,
             "steps": 2_000,
+            "milestones": [],
             "learning_rate": 0.01,
             "seconds": {"test": of_test},
         }

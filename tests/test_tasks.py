@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import os
 import struct
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +110,13 @@ def test_digits():
 
 def small_table(fetch=None) -> tabular.Table:
     return tabular.Table(
-        "small_housing.csv", ("a", "b", "MEDV"), 40, SMALL[:, :-1].mean(), SMALL[:, -1].mean(), fetch, "a server"
+        "small_housing.csv",
+        ("a", "b", "MEDV"),
+        40,
+        *(part.mean() for part in (SMALL[:, :-1], SMALL[:, -1])),
+        tabular.digest_of(SMALL),
+        fetch,
+        "a server",
     )
 
 
@@ -167,6 +175,9 @@ def test_a_download_that_cannot_be_kept_is_used(small, tmp_path):
         (SMALL[:, 1:], "columns must be 3, found 2"),
         (SMALL + np.array([0, 0, 0.01]), "mean of MEDV must be .*, found"),
         (SMALL + np.array([0.01, 0, 0]), "mean of the features must be .*, found"),
+        (SMALL[::-1], "digest of the table must be"),
+        (np.column_stack([SMALL[:, :2], SMALL[::-1, 2]]), "digest of the table must be"),
+        (SMALL[:, [1, 0, 2]], "digest of the table must be"),
         (np.where(SMALL == SMALL[3, 2], np.nan, SMALL), "mean of MEDV must be .*, found nan"),
     ],
 )
@@ -490,3 +501,44 @@ def test_published_mnist(folder):
     assert torch.bincount(task.test[1]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert task.train[0].mean().item() == pytest.approx(0, abs=2e-3)
     assert task.train[0].std().item() == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_bomb_of_an_idx_file_takes_no_memory(tmp_path, pack):
+    """A gzip file of 200 kB that holds 200 MB, or 200 MB as they are: refused before they are in memory."""
+    path = tmp_path / ("t10k-images-idx3-ubyte" + ".gz" * pack)
+    if pack:
+        with gzip.open(path, "wb", 9) as file:
+            for _ in range(200):
+                file.write(bytes(1_000_000))
+    else:
+        with path.open("wb") as file:
+            file.truncate(200_000_000)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="its size must be at most 50000000") as caught:
+        mnist.read_idx(path, "0" * 32)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(path) in str(caught.value) and most < 160_000_000
+
+
+def test_a_bomb_of_a_table_is_refused(small, tmp_path):
+    with gzip.open(tmp_path / "small_housing.csv.gz", "wb", 9) as file:
+        for _ in range(30):
+            file.write(b"1" * 1_000_000)
+    with pytest.raises(ValueError, match="its size must be at most 20000000"):
+        tabular.load_table("boston", tmp_path)
+
+
+@pytest.mark.parametrize("table", [tabular.BOSTON, tabular.CALIFORNIA], ids=["boston", "california"])
+@pytest.mark.parametrize("folder", [published("boston_housing.csv")])
+def test_a_published_table_in_another_order_is_refused(folder, table):
+    if not (path := table.find(Path(folder))):
+        pytest.skip(f"no {table.file} in {folder}")
+    good = table.read(path)
+    shuffled = np.random.default_rng(0).permutation(len(good))
+    others = [1, 0, *range(2, good.shape[1])]
+    for wrong in (good[::-1], np.column_stack([good[:, :-1], good[shuffled, -1]]), good[:, others]):
+        with pytest.raises(ValueError, match="digest of the table must be"):
+            table.check(wrong, "it")
+    assert table.check(good, "it") is good

@@ -14,7 +14,7 @@ OF_SEARCH |= {"loss": (dict, NONE), "resumed": (int,), "engine": (str,)}
 OF_TEST = OF_BOTH | dict.fromkeys(METRICS, MAYBE) | {"search": (dict,), "metric": (str,), "start": (str,)}
 OF_TEST |= {"steps": (int,), "milestones": (list,), "learning_rate": NUMBER}
 OF_LEADER = {"loss": (dict,), "fitness": MAYBE, "learning_rate": MAYBE}
-OF_HARDWARE = {"cpu": (str,), "cores": (int, NONE), "device": (str,)}
+OF_HARDWARE = {"cpu": (str,)}  # the name of a GPU is there if there was one
 
 
 def _check_both(what: str, data: dict, kinds: dict) -> None:

@@ -18,7 +18,7 @@ from .. import files, portable, streams
 from ..checks import NUMBER, check, check_choice, check_fields
 from ..config import NOT_IDENTITY, Config
 from ..losses import loss_from_json
-from ..losses.elementwise import SCHEMA as LOSS_SCHEMA
+from ..losses.elementwise import in_file
 from ..machine import environment
 from ..models import build_model
 from ..registry import METHODS
@@ -221,7 +221,7 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
     ]
     status, reason, loss = "no_loss", "every candidate was rejected or not finite", None
     if result.loss is not None:
-        status, reason, loss = "complete", None, {"schema": LOSS_SCHEMA, **result.loss.to_json()}
+        status, reason, loss = "complete", None, in_file(result.loss)
     record = _head(cell, problem, config, started) | {"status": status, "reason": reason, "loss": loss}
     record |= {"fitness": leaders[0]["fitness"] if leaders else None, "learning_rate": result.learning_rate}
     record |= {"steps": result.steps}

@@ -16,6 +16,7 @@ read as what they would be today; their numbers stay as they are.
 import contextlib
 import json
 import os
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -90,11 +91,17 @@ class Run:
 
     @property
     def tests(self) -> list[dict]:
-        """All tests of this search that have a record: dataset, model, start, steps, learning_rate, error, status, name."""
+        """All tests of this search that have a record: dataset, model, start, steps, learning_rate, error, status, name.
+
+        A damaged one is left out, with a warning.
+        """
         if self.path is None or not (self.path / "record.json").exists():
             return []
-        search = read_record(self.path / "record.json")
-        return [_summary_of(name, test) for name, test in all_tests(self.path, search).items()]
+        search, damaged = read_record(self.path / "record.json"), []
+        tests = [_summary_of(name, test) for name, test in all_tests(self.path, search, damaged).items()]
+        for message in damaged:
+            warnings.warn(message, stacklevel=2)
+        return tests
 
     @property
     def history(self) -> pandas.DataFrame:

@@ -23,13 +23,13 @@ import torch
 
 from ..checks import check
 from ..losses import expression as trees
-from ..losses.primitives import PRIMITIVES, SOFTPLUS, Operator
+from ..losses.primitives import PRIMITIVES, SOFTPLUS, Operator, sign
 
 # What the operations' names stand for, where it is neither in `operator` nor in the library as it is. A comparison gives
 # numbers 0 and 1 of its arguments' type.
 COMPARISONS = [operator.gt, operator.ge, operator.lt, operator.le]
-OWN = {np: {"dot": np.ndarray.dot, "ones_like": lambda a: 1}}
-OWN[torch] = {c.__name__: lambda a, b, compare=c: compare(a, b).to(a.dtype) for c in COMPARISONS}
+OWN = {np: {"dot": np.ndarray.dot, "ones_like": lambda a: 1}, torch: {"sign": lambda a: sign(torch, a)}}
+OWN[torch] |= {c.__name__: lambda a, b, compare=c: compare(a, b).to(a.dtype) for c in COMPARISONS}
 LOWER_CLIP = {np: np.maximum, torch: torch.clip}  # clip with a lower end alone, where NumPy's own takes twice as long
 # What needs no operation: most derivatives are 0 or 1
 RULES = {"mul": {0: lambda x: 0, 1: lambda x: x, -1: operator.neg}, "add": {0: lambda x: x}}

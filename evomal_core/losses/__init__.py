@@ -19,9 +19,9 @@ def load_loss(path):
         ValueError: not a loss file of this schema, or a field that is missing, unknown or out of range.
     """
     try:
-        return loss_from_json(files.read_json(path, SCHEMA, MAX_FILE_BYTES))
+        return loss_from_json(files.read_json(path, (1, SCHEMA), MAX_FILE_BYTES))
     except ValueError as error:
-        raise ValueError(f"{path}: not a loss file of schema {SCHEMA}: {error}") from None
+        raise ValueError(f"{path}: not a loss file of schema 1 or {SCHEMA}: {error}") from None
 
 
 def loss_from_json(data: dict):
@@ -29,7 +29,7 @@ def loss_from_json(data: dict):
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {str(kind)[:80]!r}")
-    want, got = sorted(KINDS[kind].FIELDS), sorted(data.keys() - {"schema", "kind"})
+    want, got = sorted(KINDS[kind].FIELDS), sorted(data.keys() - {"schema", "kind", "version"})
     check(want == got, f"the fields of a {kind} loss", ", ".join(want) or "none", ", ".join(got)[:300] or "none")
     try:
         return KINDS[kind].from_json(data)

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from .. import files
 from ..checks import check, check_choice
+from ..machine import version
 
-SCHEMA, MAX_FILE_BYTES = 1, 4_000_000  # of loss files
+SCHEMA, MAX_FILE_BYTES = 2, 4_000_000  # of loss files; schema 1 has no version
 
 
 def check_target(prediction: torch.Tensor, target: torch.Tensor) -> None:
@@ -113,4 +114,9 @@ class ElementwiseLoss(nn.Module):
 
     def save(self, path) -> None:
         """Write the loss as JSON (no pickle); `load_loss` reads it."""
-        files.write_json(path, {"schema": SCHEMA, **self.to_json()})
+        files.write_json(path, in_file(self))
+
+
+def in_file(loss) -> dict:
+    """What a loss file holds: the version of the package that wrote it, and the loss."""
+    return {"schema": SCHEMA, "version": version(), **loss.to_json()}

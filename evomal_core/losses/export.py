@@ -6,6 +6,7 @@ from . import expression
 from .primitives import EPSILON, PRIMITIVES, SOFTPLUS, TABLE_I
 
 Y, F = sympy.symbols("y f", real=True)
+MAX_DISPLAYED_NODES, MAX_DISPLAYED_HEIGHT, MAX_DISPLAYED_TEXT = 100, 30, 1_000
 EPS = sympy.Symbol(r"\varepsilon", positive=True)
 
 
@@ -34,8 +35,21 @@ def to_sympy(loss, weights: bool = True, digits: int | None = None, epsilon=EPSI
 
 
 def to_latex(loss, weights: bool = True, digits: int = 3) -> str:
-    """LaTeX of `to_sympy`, with eps as a symbol."""
-    return latex(to_sympy(loss, weights, digits, EPS))
+    """LaTeX of `to_sympy`, with eps as a symbol; of a tree that SymPy would be long at, the tree itself."""
+    return latex(as_text(loss) if large(loss) else to_sympy(loss, weights, digits, EPS))
+
+
+def large(loss) -> bool:
+    """Is a loss's tree one that SymPy would take more than some seconds for? Its time grows with a power of the size."""
+    tree = getattr(loss, "tree", ())
+    return len(tree) > MAX_DISPLAYED_NODES or (len(tree) > 0 and tree.height > MAX_DISPLAYED_HEIGHT)
+
+
+def as_text(loss) -> sympy.Symbol:
+    """A loss's tree, not its weights, as a symbol that is displayed as text, the end of a long one left out."""
+    text = str(loss).replace("_", r"\_")
+    more = rf"\ldots\text{{ ({len(loss.tree)} nodes)}}" if len(text) > MAX_DISPLAYED_TEXT else ""
+    return sympy.Symbol(rf"\texttt{{{text[:MAX_DISPLAYED_TEXT]}}}{more}")
 
 
 def latex(form: sympy.Expr) -> str:
@@ -67,6 +81,7 @@ def to_python(loss) -> str:
     reduce = (".sum(-1)" if loss.classification else "") + {"none": ""}.get(loss.reduction, f".{loss.reduction}()")
     body = [*prepare, "one = f.new_ones(())", *steps, f"return ({value} + torch.zeros_like(f)){reduce}"]
     functions = {"protect(x)": [f"return {inside}"], "aq(a, b)": ["return a / torch.hypot(torch.ones_like(b), b)"]}
+    functions["sign(x)"] = ["return torch.where(x.isnan(), x, torch.sign(x))"]
     functions["loss(prediction, target)"] = [f'"""{loss.tree}"""', *body]
     texts = [f"def {head}:\n" + "".join(f"    {line}\n" for line in lines) for head, lines in functions.items()]
     return "\n\n".join(["import torch\n", *texts])

@@ -12,11 +12,12 @@ from deap import gp
 
 from .. import streams
 from ..checks import check, check_choice
+from ..config import MAX_HEIGHT
 from .primitives import PRIMITIVES, TABLE_I, TERMINALS
 
 Tree = gp.PrimitiveTree
 CORRECTIONS = ("add", "sub", "mul", "aq")  # the binary node that constraint enforcement puts in [R]
-MAX_PARSED_NODES, MAX_PARSED_HEIGHT = 10_000, 90  # DEAP's own limit of height; a search stays at 10
+MAX_NODES = 10_000  # of a tree that is read or made
 
 
 @lru_cache
@@ -95,8 +96,8 @@ def parse(text: str) -> Tree:
         """Read one subtree into `found`: a name, and the arguments of an operator in brackets."""
         node = known[take(known, f"one of the known names: {', '.join([*PRIMITIVES['abs'], *TERMINALS])}")]
         found.append(node)
-        if len(found) > MAX_PARSED_NODES or height > MAX_PARSED_HEIGHT:
-            raise ValueError(f"an expression has at most {MAX_PARSED_NODES} nodes and height {MAX_PARSED_HEIGHT}")
+        if len(found) > MAX_NODES or height > MAX_HEIGHT:
+            raise ValueError(f"an expression has at most {MAX_NODES} nodes and height {MAX_HEIGHT}")
         for mark in ("", "()", "(,)")[node.arity]:  # an argument follows each but the last
             take([mark], f"{node.arity} argument(s) of {node.name} in brackets")
             if mark != ")":

@@ -41,6 +41,11 @@ class Operator:
     source: str
 
 
+def sign(xp, x):
+    """sign(x), which of NaN is NaN: torch's own is 0 there, and hides on one device what NumPy's shows on another."""
+    return torch.where(x.isnan(), x, torch.sign(x)) if xp is torch else xp.sign(x)
+
+
 def _aq(xp, a, b):
     return a / xp.hypot(xp.ones_like(b), b)  # sqrt(1 + b^2) that does not overflow inside
 
@@ -87,7 +92,7 @@ def _protected(outer: str, clamp: bool) -> dict[str, Callable]:
     def derivatives(xp, x):
         size, inner = _inside(xp, x, clamp)
         root = function(xp, inner)
-        slope = xp.sign(x)
+        slope = sign(xp, x)
         if clamp:
             slope = slope * (size >= EPSILON)
         d = slope / inner if outer == "log" else slope / (2 * root)
@@ -117,11 +122,11 @@ def _table(protection: str) -> dict[str, Operator]:
                  lambda e, a, b: sympy.Min(a, b), "torch.minimum({}, {})"),
         Operator("max", 2, "max(x1, x2)", lambda xp, a, b: xp.maximum(a, b), lambda xp, a, b: _share(a, b),
                  lambda e, a, b: sympy.Max(a, b), "torch.maximum({}, {})"),
-        Operator("sign", 1, "sign(x)", lambda xp, x: xp.sign(x), lambda xp, x: (0, 0),
-                 lambda e, x: sympy.sign(x), "torch.sign({})"),
+        Operator("sign", 1, "sign(x)", sign, lambda xp, x: (0, 0),
+                 lambda e, x: sympy.sign(x), "sign({})"),
         Operator("square", 1, "x^2", lambda xp, x: x * x, lambda xp, x: (2 * x, 2),
                  lambda e, x: x**2, "torch.square({})"),
-        Operator("abs", 1, "|x|", lambda xp, x: xp.abs(x), lambda xp, x: (xp.sign(x), 0),
+        Operator("abs", 1, "|x|", lambda xp, x: xp.abs(x), lambda xp, x: (sign(xp, x), 0),
                  lambda e, x: sympy.Abs(x), "torch.abs({})"),
         Operator(**_protected("log", clamp)),
         Operator(**_protected("sqrt", clamp)),

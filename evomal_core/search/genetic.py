@@ -86,7 +86,8 @@ def _offspring(population: list[Individual], config: Config) -> list[str | Indiv
         elif variation == "mutation":
             tree = expression.mutate(tree, config.mutation_height, config.operators)
         tree = expression.correct(tree, config.operators)
-        copied = variation == "reproduction" or tree.height > config.max_height
+        large = tree.height > config.max_height or len(tree) > expression.MAX_NODES
+        copied = variation == "reproduction" or large
         offspring.append(replace(parent, outcome="symbolic") if copied else str(tree))
     return offspring
 

@@ -1,6 +1,5 @@
 """MNIST (LeCun, Cortes and Burges), from its four idx files."""
 
-import gzip
 import hashlib
 import os
 import zlib
@@ -9,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from .images import Images
-from .sources import download, find_file
+from .sources import download, find_file, unpacked
 
 IDX_FOLDER = Path("MNIST", "raw")
+MOST_BYTES = 50_000_000  # of an unpacked file; the largest has 47,040,016
 # Canonical files, packed (.gz) or not, with the md5 of what is packed.
 MNIST_FILES = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -47,8 +47,8 @@ def read_idx(path: Path, md5: str) -> np.ndarray:
         ValueError: the file is damaged, or not the one expected.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
+        content = unpacked(path, MOST_BYTES)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:

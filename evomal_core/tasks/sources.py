@@ -1,6 +1,7 @@
 """Where the files of a data set come from: a folder, else a download."""
 
 import contextlib
+import gzip
 import hashlib
 import os
 import socket
@@ -12,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ..checks import check
+from ..files import check_regular
 
 Arrays = tuple[np.ndarray, np.ndarray]  # x, y
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
@@ -24,6 +26,15 @@ class DataUnavailable(RuntimeError):
 def find_file(folder: Path, *names: str) -> Path | None:
     """The first of these files that there is."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def unpacked(path: Path, most_bytes: int) -> bytes:
+    """The content of a file, unpacked if it is called .gz. Raises ValueError if it is larger, also once it is unpacked."""
+    check_regular(path, most_bytes)
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        content = file.read(most_bytes + 1)
+    check(len(content) <= most_bytes, "its size", f"at most {most_bytes} bytes, also unpacked", "more")
+    return content
 
 
 _offline = False

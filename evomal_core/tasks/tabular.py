@@ -1,5 +1,7 @@
 """The tabular regression tasks: Diabetes, Boston Housing, California Housing (section IV-B)."""
 
+import hashlib
+import io
 import warnings
 import zlib
 from collections.abc import Callable
@@ -11,7 +13,8 @@ from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
 from .. import files
-from .sources import Arrays, download, find_file
+from ..checks import check
+from .sources import Arrays, download, find_file, unpacked
 from .task import PARTS
 
 
@@ -28,6 +31,9 @@ def _fetch_california(scratch: str) -> np.ndarray:
     return np.column_stack([bunch.data, bunch.target])
 
 
+MOST_BYTES = 20_000_000  # of an unpacked table; ten times the larger one
+
+
 @dataclass(frozen=True)
 class Table:
     """A table that scikit-learn does not ship: how its file is called, what it must hold, where it is published."""
@@ -37,6 +43,7 @@ class Table:
     rows: int
     feature_mean: float  # over all values of all features
     target_mean: float
+    digest: str  # of the parsed table, see `digest_of`
     fetch: Callable[[str], np.ndarray]  # scratch folder -> (rows, columns) float64
     source: str
 
@@ -53,11 +60,13 @@ class Table:
         for what, expected, found in facts:
             if not abs(found - expected) <= 1e-5 * abs(expected):  # a NaN fails, too
                 raise ValueError(f"{origin}: {what} must be {expected:.8g}, found {found:.8g}")
+        check(digest_of(table) == self.digest, f"{origin}: digest of the table", self.digest, digest_of(table))
         return table
 
     def read(self, path: Path) -> np.ndarray:
         try:
-            table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+            text = unpacked(path, MOST_BYTES).decode()
+            table = np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1, ndmin=2)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             expected = f"a header line and {self.rows} lines of {len(self.columns)} numbers, separated by commas"
             raise ValueError(f"{path}: must hold {expected}; reading it gave: {error}") from error
@@ -78,12 +87,19 @@ class Table:
         return table
 
 
+def digest_of(table: np.ndarray) -> str:
+    """A digest of all values to six significant digits, in their order."""
+    text = "\n".join(",".join(f"{value:.6g}" for value in row) for row in table.tolist())
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 BOSTON = Table(
     file="boston_housing.csv",
     columns=tuple("CRIM ZN INDUS CHAS NOX RM AGE DIS RAD TAX PTRATIO B LSTAT MEDV".split()),
     rows=506,
     feature_mean=70.073967,
     target_mean=22.532806,
+    digest="850da6326c53b7ddab164e814851ec68",
     fetch=_fetch_boston,
     source="OpenML",
 )
@@ -93,6 +109,7 @@ CALIFORNIA = Table(
     rows=20_640,
     feature_mean=172.955674,
     target_mean=2.068558,
+    digest="75f2a560a1b4249d629f69dde2528841",
     fetch=_fetch_california,
     source="scikit-learn's mirror",
 )

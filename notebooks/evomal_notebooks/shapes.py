@@ -1,6 +1,7 @@
 """The shapes of losses (Table VI, Fig. 6): where a loss is least, how it grows, and curves of several side by side."""
 
 from collections.abc import Iterable, Mapping
+from math import nan
 
 import numpy as np
 import pandas
@@ -9,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 import evomal_core as ec
+from evomal_core.losses.export import large
 
 from . import report
 from .plots import LINES, PALETTE, elementwise, grid, style
@@ -27,8 +29,10 @@ def gradient_kept(loss: ec.MetaLoss, form: sympy.Expr) -> float:
     """The median relative difference of the gradient in the prediction between a loss and its simplified formula.
 
     The loss's gradient is autograd's, the formula's is by differences, both at 500 random points. Points at which the loss's
-    gradient vanishes do not count.
+    gradient vanishes do not count. NaN of a tree that is too large to be simplified.
     """
+    if large(loss):
+        return nan
     loss = ec.MetaLoss(loss.tree, loss.weights.double(), loss.classification, loss.non_negative, loss.protection)
     generator = torch.Generator().manual_seed(0)
     y, f = (torch.rand(2, 500, generator=generator, dtype=torch.float64) * 3 - 1.5).unbind()
