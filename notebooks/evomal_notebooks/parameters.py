@@ -42,6 +42,7 @@ class Parameters:
         source, target: "mnist/lenet5", the data set and model that losses are taken from, and that they are tested on; the
             rows are then transfers, and `datasets` and `models` do not count.
         rates: base learning rates.
+        starts: how many other starts each loss is trained from; 0 in a notebook that does not take it.
     """
 
     seed: int | None = None
@@ -60,6 +61,7 @@ class Parameters:
     source: str | None = None
     target: str | None = None
     rates: tuple[float, ...] = ()
+    starts: int = 0
 
     @property
     def rows(self) -> list[Cell]:
@@ -94,7 +96,7 @@ class Parameters:
 
     def __str__(self) -> str:
         unused = ("datasets", "models") if self.target else ("source", "target")
-        unused += () if self.rates else ("rates",)
+        unused += tuple(name for name in ("rates", "starts") if not getattr(self, name))
         return "\n".join(f"{name} = {value!r}" for name, value in asdict(self).items() if name not in unused)
 
 
@@ -138,8 +140,8 @@ def _read(name: str, value):
         return tuple(dict.fromkeys(_whole(name, part) if name == "seeds" else part for part in parts))
     if name in ("seed", "workers", "results_dir", "data_dir") and not text:
         return None
-    if name in ("seed", "workers"):
-        return _whole(name, text, least=int(name == "workers"))
+    if name in ("seed", "workers", "starts"):
+        return _whole(name, text, least=int(name != "seed"))
     if name == "rates":
         return tuple(_rate(part) for part in text.strip("[]()").split(",") if part.strip())
     if name in ("source", "target"):
