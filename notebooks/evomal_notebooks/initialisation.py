@@ -39,18 +39,16 @@ KEY = [*SEARCH, "rank"]
 FACTS = ["seconds", "hardware", "torch", "commit"]
 COLUMNS = [*KEY, "expression", "weights", "fitness", "steps", "n", "trivial", "errors", *FACTS]
 STEP_COLUMNS = [*KEY, "expression", "start", "step", "error"]
-LONGER, LOOKS = 4, 80  # a trajectory has so many times the steps of a fitness evaluation, and so many points
+LONGER, LOOKS = 2, 50  # a trajectory has so many times the steps of a fitness evaluation, and so many points
 SAID_EVERY = 10  # starts
 
 
 def searched(cell: ec.Cell, results_dir=None) -> ec.Run | None:
-    """The record of a cell's search with all of its leaders, the reader's own or a committed one; None if there is none.
+    """The record of a cell's search, the reader's own or else a committed one; None if there is none.
 
-    The older committed records keep the best candidate alone, so a search that has one leader does not count among them.
+    The older committed records keep the best candidate alone, as the only leader.
     """
-    own = ec.find_run(cell, results_dir)
-    kept = None if own else ec.find_run(cell, report.REFERENCE)
-    return own or (kept if kept and len(kept.leaders) > 1 else None)
+    return ec.find_run(cell, results_dir) or ec.find_run(cell, report.REFERENCE)
 
 
 def trivial(task: Task) -> float:
@@ -106,7 +104,10 @@ def expected(cells: Iterable[ec.Cell], p: Parameters) -> tuple[int, float]:
     """(trainings that are not measured yet, the hours that they are expected to take here), for `p.starts` other starts."""
     count, hours, done = 0, 0.0, {} if p.force else _by_key(read(store.results_dir(p.results_dir)))
     for block, group in _blocks(cells):
-        ranks = [(c.method, rank) for c in group for rank in range(ec.Config.for_cell(c).leaders)] + [(TASK_LOSS, 0)]
+        ranks = [(TASK_LOSS, 0)]
+        for cell in group:
+            run, most = searched(cell, p.results_dir), ec.Config.for_cell(cell).leaders
+            ranks += [(cell.method, rank) for rank in range(min(len(run.leaders) if run else most, p.leaders or most))]
         there = [len(done[key]["errors"]) for rank in ranks if (key := (*block[:-1], rank[0], block[-1], rank[1])) in done]
         missing = (1 + p.starts) * len(ranks) - sum(min(n, 1 + p.starts) for n in there)
         tuned = ec.Cell(*block[:2], "tuned", block[-1], *block[2:4])  # whose search is nothing but fitness evaluations
@@ -119,6 +120,7 @@ def expected(cells: Iterable[ec.Cell], p: Parameters) -> tuple[int, float]:
 def compute(
     cells: Iterable[ec.Cell],
     starts: int,
+    leaders: int | None = None,
     results_dir=None,
     data_dir=None,
     device: str = "auto",
@@ -131,6 +133,7 @@ def compute(
     of `path_of` is written.
 
     Args:
+        leaders: at most so many of each search, the best; None for all.
         force: measure anew what was measured; searches are not repeated.
         say: called with a line of text now and then.
 
@@ -148,8 +151,8 @@ def compute(
             facts |= {"steps": config.fitness_steps, "n": len(problem.task.validation[1]), "trivial": trivial(problem.task)}
             losses = {(*block, TASK_LOSS, 0): (task_loss(problem.task), math.nan)}
             for run in runs:
-                leaders = enumerate(run.leaders)
-                losses |= {(*block, run.cell.method, rank): (leader.loss, leader.fitness) for rank, leader in leaders}
+                best = enumerate(run.leaders[:leaders])
+                losses |= {(*block, run.cell.method, rank): (leader.loss, leader.fitness) for rank, leader in best}
             rows, modules = {}, {}
             for (*names, seed, method, rank), (loss, fitness) in losses.items():
                 key = (*names, method, seed, rank)
@@ -173,7 +176,7 @@ def compute(
                     say(f"{', '.join(map(str, block[:-1]))}, seed {block[-1]}: {len(rows)} losses, start {start} of {starts}")
             wanted |= set(rows)
     table = read(folder)
-    return table[[key in wanted for key in table[KEY].itertuples(index=False, name=None)]].reset_index(drop=True)
+    return table.loc[[key in wanted for key in table[KEY].itertuples(index=False, name=None)]].reset_index(drop=True)
 
 
 def _by_key(table: pandas.DataFrame) -> dict[tuple, dict]:
@@ -225,7 +228,7 @@ def trajectories(
     table = pandas.concat([read_trajectories(folder), pandas.DataFrame(found, columns=STEP_COLUMNS)])
     table = table.drop_duplicates([*KEY, "start", "step"], keep="last", ignore_index=True)
     files.write_text(path_of(folder, "trajectories"), table.to_csv(index=False, float_format="%.6g"))
-    return table
+    return read_trajectories(folder)
 
 
 def read_trajectories(folder) -> pandas.DataFrame:
