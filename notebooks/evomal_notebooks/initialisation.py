@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas
 import torch
 from torch import nn
@@ -108,7 +107,9 @@ def expected(cells: Iterable[ec.Cell], p: Parameters) -> tuple[int, float]:
         for cell in group:
             run, most = searched(cell, p.results_dir), ec.Config.for_cell(cell).leaders
             ranks += [(cell.method, rank) for rank in range(min(len(run.leaders) if run else most, p.leaders or most))]
-        there = [len(done[key]["errors"]) for rank in ranks if (key := (*block[:-1], rank[0], block[-1], rank[1])) in done]
+        there = [
+            len(done[key]["errors"]) for rank in ranks if (key := (*block[:-1], rank[0], block[-1], rank[1])) in done
+        ]
         missing = (1 + p.starts) * len(ranks) - sum(min(n, 1 + p.starts) for n in there)
         tuned = ec.Cell(*block[:2], "tuned", block[-1], *block[2:4])  # whose search is nothing but fitness evaluations
         evaluations = ec.METHODS["tuned"].work(ec.Config.for_cell(tuned)).evaluated
@@ -143,12 +144,19 @@ def compute(
     folder, wanted = store.results_dir(results_dir), set()
     kept = _by_key(read(folder))
     for block, group in _blocks(cells):
-        runs = [searched(cell, results_dir) or ec.run_cell(cell, results_dir, data_dir, device, progress=say) for cell in group]
+        runs = [
+            searched(cell, results_dir) or ec.run_cell(cell, results_dir, data_dir, device, progress=say)
+            for cell in group
+        ]
         with prepared(group[0], (data_dir, device), {}) as (problem, config):
             facts = machine.environment(problem.task.device)
             hardware = facts["hardware"].get("gpu", facts["hardware"]["cpu"])
             facts = {"hardware": hardware, "torch": facts["versions"]["torch"], "commit": facts["commit"]}
-            facts |= {"steps": config.fitness_steps, "n": len(problem.task.validation[1]), "trivial": trivial(problem.task)}
+            facts |= {
+                "steps": config.fitness_steps,
+                "n": len(problem.task.validation[1]),
+                "trivial": trivial(problem.task),
+            }
             losses = {(*block, TASK_LOSS, 0): (task_loss(problem.task), math.nan)}
             for run in runs:
                 best = enumerate(run.leaders[:leaders])
@@ -159,12 +167,18 @@ def compute(
                 row = dict(zip(KEY, key, strict=True)) | {"expression": str(loss), "weights": _weights(loss)}
                 row |= {"fitness": fitness, "errors": (), "seconds": 0.0} | facts
                 old = kept.get(key)
-                same = old and not force and all(old[name] == row[name] for name in ("expression", "weights", "steps", "n"))
+                same = (
+                    old
+                    and not force
+                    and all(old[name] == row[name] for name in ("expression", "weights", "steps", "n"))
+                )
                 rows[key], modules[key] = old if same else row, loss.to(problem.task.device)
             for start in range(1 + starts):
                 todo, began = [key for key, row in rows.items() if len(row["errors"]) == start], time.perf_counter()
                 trial = ec.Trial("fitness", config.fitness_steps, (0,)).of_start(start)
-                outcomes = ec.run_trial([modules[key] for key in todo], problem, config, block[-1], trial) if todo else []
+                outcomes = (
+                    ec.run_trial([modules[key] for key in todo], problem, config, block[-1], trial) if todo else []
+                )
                 spent = (time.perf_counter() - began) / max(1, len(todo))
                 for key, (outcome,) in zip(todo, outcomes, strict=True):
                     rows[key]["errors"] += (outcome.errors["validation"],)
@@ -173,7 +187,9 @@ def compute(
                 if todo:
                     write(pandas.DataFrame(list(kept.values()), columns=COLUMNS), folder)
                 if start % SAID_EVERY == 0 or start == starts:
-                    say(f"{', '.join(map(str, block[:-1]))}, seed {block[-1]}: {len(rows)} losses, start {start} of {starts}")
+                    say(
+                        f"{', '.join(map(str, block[:-1]))}, seed {block[-1]}: {len(rows)} losses, start {start} of {starts}"
+                    )
             wanted |= set(rows)
     table = read(folder)
     return table.loc[[key in wanted for key in table[KEY].itertuples(index=False, name=None)]].reset_index(drop=True)
@@ -200,7 +216,9 @@ def loss_of(row) -> nn.Module:
     if row.method == TASK_LOSS:
         return ec.CrossEntropy() if classification else ec.SquaredError()
     protocol, weights = ec.Protocol.parse(row.protocol), [float(w) for w in row.weights.split()]
-    return ec.MetaLoss(row.expression, weights, classification, protocol["non_negative"] == "on", protocol["protection"])
+    return ec.MetaLoss(
+        row.expression, weights, classification, protocol["non_negative"] == "on", protocol["protection"]
+    )
 
 
 def trajectories(

@@ -1,4 +1,4 @@
-"""How much of a loss's fitness is luck of one draw of initial weights and batches: tables, sentences and figures.
+"""How much of a loss's fitness is luck of one draw of initial weights and batches: tables and sentences.
 
 All read what `initialisation.read` gives. A start *fails* if the training diverges, or ends above the validation error of
 the trivial predictor (`initialisation.trivial`). In means a start that fails counts as the trivial predictor, because its
@@ -13,14 +13,13 @@ import pandas
 import scipy.signal
 import scipy.stats
 import torch
-from matplotlib.figure import Figure
 
 from evomal_core.losses import expression
 from evomal_core.losses.primitives import TABLE_I
 
 from . import report, shapes
 from .initialisation import METHODS, SEARCH, TASK, TASK_LOSS, loss_of
-from .plots import PALETTE, colour, elementwise, grid, style
+from .plots import elementwise
 
 FRAGILE = 0.1  # a loss is fragile if at least this share of the other starts fails
 NEAR = 0.1  # of the label, for a minimum of regression
@@ -68,17 +67,19 @@ def methods(found: pandas.DataFrame) -> list[str]:
 def by_search(found: pandas.DataFrame) -> pandas.DataFrame:
     """One row a search, or task loss, of `measured`: how many leaders there are, how many are fragile, and their errors.
 
-    Columns behind SEARCH: leaders, fragile; seen, mean and failed of the best leader; leaders_seen and leaders_mean, the
-    means over all leaders; slope, of the line through the leaders' means over fitness (NaN if all have one fitness).
+    Columns behind SEARCH: leaders, fragile; others, seen, mean, median and failed of the best leader; leaders_seen and
+    leaders_mean, the means over all leaders, and slope, of the line through the leaders' means over fitness. These three are
+    NaN where one leader was measured, and the slope also where all have one fitness.
     """
     rows = []
     for key, group in found.groupby(SEARCH, sort=False):
         best = group[group["rank"] == 0].iloc[0]
         row = dict(zip(SEARCH, key, strict=True)) | {"leaders": len(group), "fragile": int(group["fragile"].sum())}
-        row |= {"seen": best["seen"], "mean": best["mean"], "failed": best["failed"], "median": best["median"]}
-        varied = group["seen"].nunique() > 1
-        slope = scipy.stats.linregress(group["seen"], group["mean"]).slope if varied else np.nan
-        rows.append(row | {"leaders_seen": group["seen"].mean(), "leaders_mean": group["mean"].mean(), "slope": slope})
+        row |= {name: best[name] for name in ("others", "seen", "mean", "median", "failed")}
+        several = group if len(group) > 1 else group[:0]
+        row |= {f"leaders_{name}": several[name].mean() for name in ("seen", "mean")}
+        varied = several["seen"].nunique() > 1
+        rows.append(row | {"slope": scipy.stats.linregress(group["seen"], group["mean"]).slope if varied else np.nan})
     return pandas.DataFrame(rows)
 
 
@@ -88,30 +89,36 @@ def t_interval(values: Iterable[float]) -> dict:
     low = high = np.nan
     if len(values) > 1:
         low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval()
-    return {"n": len(values), "mean": float(values.mean()) if len(values) else np.nan, "low": float(low), "high": float(high)}
+    return {
+        "n": len(values),
+        "mean": float(values.mean()) if len(values) else np.nan,
+        "low": float(low),
+        "high": float(high),
+    }
 
 
 def curse(searches: pandas.DataFrame) -> pandas.DataFrame:
-    """How far fitness rises from the start that the search saw to the mean of the others, a row a task and method.
+    """How far the best leader's error rises from the start that the search saw to the mean of the others, by task and method.
 
-    Columns: n seeds; rise of the best leader's error, with low and high, its t interval over seeds; leaders_rise, the same
-    of the mean of all leaders; task_rise, that of the task loss from the same starts, which is the draw's own luck.
+    Columns: n seeds; rise, with its t interval over seeds; task_rise, that of the task loss of the same seeds, which is the
+    luck of the draws and no selection; own, the difference of the two, with its t interval; slope, the mean of the searches'.
     """
     rows = []
     for key, group in searches.groupby([*TASK, "method"], sort=False):
+        same = searches[(searches[TASK] == list(key[:-1])).all(axis=1) & (searches["method"] == TASK_LOSS)]
         if key[-1] == TASK_LOSS:
             continue
-        names = dict(zip([*TASK, "method"], key, strict=True))
-        same = searches[(searches[TASK] == list(key[:-1])).all(axis=1) & (searches["method"] == TASK_LOSS)]
-        same = same[same["seed"].isin(group["seed"])]
-        own = t_interval(group["mean"] - group["seen"])
-        rows.append(
-            names
-            | {"n": own["n"], "rise": own["mean"], "low": own["low"], "high": own["high"]}
-            | {"leaders_rise": (group["leaders_mean"] - group["leaders_seen"]).mean()}
-            | {"task_rise": (same["mean"] - same["seen"]).mean(), "slope": group["slope"].mean()}
-        )
+        rise, task_rise = ((part["mean"] - part["seen"]).set_axis(part["seed"]) for part in (group, same))
+        row = dict(zip([*TASK, "method"], key, strict=True)) | {"n": len(rise), "slope": group["slope"].mean()}
+        row |= _named("rise", rise) | _named("task_rise", task_rise[rise.index]) | _named("own", rise - task_rise)
+        rows.append(row)
     return pandas.DataFrame(rows)
+
+
+def _named(name: str, values: Iterable[float]) -> dict[str, float]:
+    """The mean of values and its interval, as columns of a table."""
+    found = t_interval(values)
+    return {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
 
 
 def advantage(searches: pandas.DataFrame, pairs: Sequence[tuple[str, str]] = PAIRS) -> pandas.DataFrame:
@@ -128,18 +135,22 @@ def advantage(searches: pandas.DataFrame, pairs: Sequence[tuple[str, str]] = PAI
                 sides = [group[group["method"] == name].set_index("seed") for name in (first, second)]
                 seen, mean = ((sides[0][prefix + n] - sides[1][prefix + n]).dropna() for n in ("seen", "mean"))
                 if len(seen):
-                    row = dict(zip(TASK, key, strict=True)) | {"method": first, "other": second, "of": what, "n": len(seen)}
-                    for name, values in (("seen", seen), ("mean", mean), ("lost", mean - seen)):
-                        found = t_interval(values)
-                        row |= {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
-                    rows.append(row)
+                    row = dict(zip(TASK, key, strict=True)) | {
+                        "method": first,
+                        "other": second,
+                        "of": what,
+                        "n": len(seen),
+                    }
+                    rows.append(row | _named("seen", seen) | _named("mean", mean) | _named("lost", mean - seen))
     return pandas.DataFrame(rows)
 
 
 def with_interval(row, name: str) -> str:
     """A number of a row with its interval."""
     value, low, high = (getattr(row, n) for n in (name, f"{name}_low", f"{name}_high"))
-    return report.number(value, "+") + ("" if np.isnan(low) else f" [{report.number(low, '+')}, {report.number(high, '+')}]")
+    return report.number(value, "+") + (
+        "" if np.isnan(low) else f" [{report.number(low, '+')}, {report.number(high, '+')}]"
+    )
 
 
 def advantage_words(rows: pandas.DataFrame) -> list[str]:
@@ -148,8 +159,8 @@ def advantage_words(rows: pandas.DataFrame) -> list[str]:
     for row in rows.itertuples():
         share = f"{1 - row.mean / row.seen:.0%}" if row.seen < 0 else "–"
         lines.append(
-            f"{title(row)}, n = {row.n}, {row.of}: {row.method} − {row.other} is {with_interval(row, 'seen')} as selected and "
-            f"{with_interval(row, 'mean')} from other starts; selection on one draw made up {share} of it "
+            f"{title(row)}, n = {row.n}, {row.of}: {row.method} − {row.other} is {with_interval(row, 'seen')} as selected "
+            f"and {with_interval(row, 'mean')} from other starts; selection on one draw made up {share} of it "
             f"({with_interval(row, 'lost')})"
         )
     return lines
@@ -159,21 +170,25 @@ def chosen_again(found: pandas.DataFrame) -> pandas.DataFrame:
     """What it helps to choose among the leaders of a search by other starts; a row a task and method.
 
     The leader of lowest mean over the first half of the other starts is compared with the best leader of the search, both
-    over the second half. Columns: n searches; selected and chosen, the two errors; difference, low, high (t, over seeds).
+    over the second half. Columns: n searches, of which several leaders were measured; selected and chosen, the two errors;
+    difference, with its t interval.
     """
     rows = []
     for key, searches in of_searches(found).groupby([*TASK, "method"], sort=False):
         pairs = []
         for _, group in searches.groupby("seed"):
+            if len(group) < 2:
+                continue
             group, count = group.sort_values("rank"), group["others"].min()
             errors = np.array([each[1 : count + 1] for each in group["errors"]])
             capped = np.minimum(errors, group["trivial"].to_numpy()[:, None])
             first, second = capped[:, : count // 2].mean(1), capped[:, count // 2 :].mean(1)
             pairs.append((second[0], second[first.argmin()]))
-        selected, chosen = np.array(pairs).T
-        row = dict(zip([*TASK, "method"], key, strict=True)) | {"selected": selected.mean(), "chosen": chosen.mean()}
-        difference = t_interval(chosen - selected)
-        rows.append(row | {"difference": difference.pop("mean")} | difference)
+        if pairs:
+            selected, chosen = np.array(pairs).T
+            row = dict(zip([*TASK, "method"], key, strict=True)) | {"n": len(pairs)}
+            row |= {"selected": selected.mean(), "chosen": chosen.mean()}
+            rows.append(row | _named("difference", chosen - selected))
     return pandas.DataFrame(rows)
 
 
@@ -239,135 +254,63 @@ def telling(found: pandas.DataFrame, method: str = "evomal") -> tuple[pandas.Dat
     """
     some = found[(found["method"] == method) & (found["failed"] < 1)]
     spread = some["high"].clip(upper=some["trivial"]) - some["low"]
-    row = some.loc[pandas.DataFrame({"failed": some["failed"], "spread": spread}).sort_values(["failed", "spread"]).index[-1]]
+    row = some.loc[
+        pandas.DataFrame({"failed": some["failed"], "spread": spread}).sort_values(["failed", "spread"]).index[-1]
+    ]
     errors = np.array(row["errors"][1:])
     same = found[(found["method"] == TASK_LOSS) & (found["seed"] == row["seed"])]
     return pandas.concat([row.to_frame().T, same]), [0, 1 + int(errors.argmin()), 1 + int(errors.argmax())]
 
 
-def _tasks(found: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
-    """title -> the rows of a task."""
-    return {title(group.iloc[0]): group for _, group in found.groupby(TASK, sort=False)}
+def _shown(rows: pandas.DataFrame, index: list[str], columns: dict[str, str]) -> pandas.DataFrame:
+    """Columns of rows under other names, numbers as `report.number` has them; the interval stands behind what has one."""
+    shown = pandas.DataFrame(
+        {"task": [title(row) for row in rows.itertuples()]} | {name: list(rows[name]) for name in index}
+    )
+    for name, words in columns.items():
+        if f"{name}_low" in rows:
+            shown[words] = [with_interval(row, name) for row in rows.itertuples()]
+        elif rows[name].dtype.kind == "f":
+            shown[words] = [report.number(value) for value in rows[name]]
+        else:
+            shown[words] = list(rows[name])
+    return shown.set_index(["task", *index])
 
 
-def _top(axis, values, failures: dict) -> None:
-    """End the axis above `values`, and write above each x of `failures` how many starts failed there."""
-    low, high = np.nanmin(values), np.nanmax(values)
-    room = 0.06 * (high - low or abs(high) or 1)
-    axis.set_ylim(low - room, high + room * (3 if failures else 1))
-    for x, text in failures.items():
-        axis.text(x, high + 1.7 * room, text, color=PALETTE[3], ha="center", va="center", fontsize="x-small")
+def display_searches(searches: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows of `by_search` for reading."""
+    fragile = [f"{row.fragile} of {row.leaders}" for row in searches.itertuples()]
+    failed = [f"{round(row.failed * row.others)} of {row.others}" for row in searches.itertuples()]
+    columns = {
+        "seen": "seen by the search",
+        "mean": "mean elsewhere",
+        "median": "median elsewhere",
+        "failed": "starts that fail",
+    }
+    columns |= {"fragile": "fragile leaders", "leaders_seen": "leaders, seen", "leaders_mean": "leaders, elsewhere"}
+    return _shown(searches.assign(fragile=fragile, failed=failed), ["method", "seed"], columns)
 
 
-@style()
-def best_leaders(found: pandas.DataFrame) -> Figure:
-    """The best leader of each search: a dot for each other start, a bar for the fitness that the search saw, a ring for the mean.
-
-    A panel a task, a colour a method, a column a seed. Above a column stands "×" with the number of starts that fail.
-    """
-    tasks = _tasks(found[found["rank"] == 0])
-    figure, axes = grid(len(tasks), 2, (4.9, 3.4))
-    for axis, (name, group) in zip(axes, tasks.items(), strict=False):
-        x, ticks, drawn, failures = 0.0, {}, [], {}
-        for method in methods(group):
-            rows, first = group[group["method"] == method].sort_values("seed"), x
-            for row in rows.itertuples():
-                others = np.array(row.errors[1:])
-                ok = others[others <= row.trivial]
-                spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(ok))
-                axis.plot(x + spread, ok, ".", ms=4, mew=0, alpha=0.5, color=colour(method))
-                axis.plot(x, row.mean, "o", ms=6, mfc="white", mec=colour(method), mew=1.5)
-                axis.plot([x - 0.42, x + 0.42], [row.seen] * 2, color="black", lw=1.8, solid_capstyle="butt")
-                drawn += [*ok, row.mean, row.seen]
-                if row.failed:
-                    failures[x] = f"× {round(row.failed * row.others)}"
-                x += 1
-            ticks[(first + x - 1) / 2] = f"{'task loss' if method == TASK_LOSS else method}\nn = {len(rows)}"
-            x += 0.8
-        axis.set_xticks(list(ticks), list(ticks.values()))
-        axis.grid(False, axis="x")
-        axis.set(title=name)
-        _top(axis, drawn, failures)
-    axes[0].set_ylabel("validation error")
-    return figure
+def display_curse(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows of `curse` for reading."""
+    columns = {
+        "n": "n",
+        "rise": "rise",
+        "task_rise": "rise of the task loss",
+        "own": "rise beyond it",
+        "slope": "slope",
+    }
+    return _shown(rows, ["method"], columns)
 
 
-@style()
-def distributions(found: pandas.DataFrame) -> Figure:
-    """All leaders, by seed and by rank: a line from the 5th to the 95th percentile over other starts, a dot for the median.
-
-    A black dash is the fitness that the search saw. A fragile leader is red, and a line that leaves the panel fails.
-    """
-    tasks = _tasks(of_searches(found))
-    names = methods(of_searches(found))
-    figure, axes = grid(len(tasks) * len(names), len(names), (3.3, 2.5))
-    for row, (name, group) in enumerate(tasks.items()):
-        top = min(group["trivial"].iloc[0], 1.1 * group.loc[~group["fragile"], "high"].replace(np.inf, np.nan).max())
-        for axis, method in zip(axes[row * len(names) :], names, strict=False):
-            rows = group[group["method"] == method].sort_values(["seed", "rank"])
-            for fragile, part, shade in ((False, rows[~rows["fragile"]], colour(method)), (True, rows[rows["fragile"]], PALETTE[3])):
-                x = np.flatnonzero(rows["fragile"] == fragile)
-                axis.vlines(x, part["low"], part["high"].clip(upper=10 * top), color=shade, lw=1, alpha=0.6)
-                axis.plot(x, part["median"], ".", ms=4, color=shade)
-            axis.plot(np.arange(len(rows)), rows["seen"], "_", color="black", ms=3, mew=1.2)
-            ends = np.flatnonzero(rows["seed"].diff().fillna(0)) - 0.5
-            for end in ends:
-                axis.axvline(end, color="0.6", lw=0.8)
-            axis.set(title=f"{name}\n{method}", xlabel="leaders, by seed and rank", xticks=[])
-            axis.set_ylim(0.97 * group["seen"].min(), top)
-        axes[row * len(names)].set_ylabel("validation error")
-    return figure
+def display_advantage(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows of `advantage` for reading."""
+    rows = rows.assign(difference=rows["method"] + " − " + rows["other"])
+    columns = {"n": "n", "seen": "as selected", "mean": "from other starts", "lost": "made up by selection"}
+    return _shown(rows, ["of", "difference"], columns)
 
 
-@style()
-def regression(found: pandas.DataFrame) -> Figure:
-    """Mean error over the other starts against the fitness that the search saw, a dot a leader; best leaders are ringed.
-
-    On the dotted line fitness is what it promises. A loss that fails from a start counts as the trivial predictor there.
-    """
-    tasks = _tasks(of_searches(found))
-    figure, axes = grid(len(tasks), 2, (4.4, 3.4))
-    for axis, (name, group) in zip(axes, tasks.items(), strict=False):
-        for method in methods(group):
-            rows = group[group["method"] == method]
-            axis.scatter(rows["seen"], rows["mean"], 12, color=colour(method), alpha=0.6, lw=0, label=method)
-            best = rows[rows["rank"] == 0]
-            axis.scatter(best["seen"], best["mean"], 42, facecolors="none", edgecolors=colour(method), lw=1.6)
-        ends = [group["seen"].min(), group["seen"].max()]
-        axis.plot(ends, ends, color="0.3", ls=":", lw=1)
-        axis.set(title=name, xlabel="fitness that the search saw")
-        axis.legend(fontsize="small")
-    axes[0].set_ylabel("mean over the other starts")
-    return figure
-
-
-@style()
-def paths(steps: pandas.DataFrame, found: pandas.DataFrame) -> Figure:
-    """Validation error against step: solid of a leader, dashed of the task loss, a colour a start; a panel a task.
-
-    The dotted lines are the end of a fitness evaluation and the error of the trivial predictor. A cross ends a training that
-    diverged.
-    """
-    tasks = _tasks(steps)
-    figure, axes = grid(len(tasks), 2, (4.4, 3.4))
-    for axis, (name, group) in zip(axes, tasks.items(), strict=False):
-        facts = found[[title(row) == name for row in found.itertuples()]].iloc[0]
-        starts = sorted(group["start"].unique())
-        for (method, start), line in group.groupby(["method", "start"], sort=False):
-            shade = ("black", PALETTE[2], PALETTE[3])[starts.index(start) % 3] if start else "black"
-            own = method != TASK_LOSS
-            label = f"start {start}" + (", seen by the search" if not start else "") if own else None
-            line = line[line["error"] < np.inf]
-            axis.plot(line["step"], line["error"], color=shade, ls="-" if own else "--", lw=1.6 if own else 1, label=label)
-            if line["step"].max() < group["step"].max():
-                axis.plot(line["step"].iloc[-1], line["error"].iloc[-1], "x", color=shade, ms=7, mew=2)
-        axis.axvline(facts["steps"], color="0.4", lw=1, ls=":")
-        axis.axhline(facts["trivial"], color="0.4", lw=1, ls=":")
-        shown = group.loc[group["error"] < np.inf, "error"]
-        axis.set(title=name, xlabel="step", yscale="log", ylim=(0.9 * shown.min(), min(1.1 * shown.max(), 5 * facts["trivial"])))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(which="both", labelsize="x-small")
-        axis.legend(fontsize="small")
-    axes[0].set_ylabel("validation error")
-    return figure
+def display_chosen(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows of `chosen_again` for reading."""
+    columns = {"n": "n", "selected": "best by the search", "chosen": "best by other starts", "difference": "difference"}
+    return _shown(rows, ["method"], columns)
