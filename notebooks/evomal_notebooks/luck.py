@@ -3,7 +3,8 @@
 All read what `initialisation.read` gives. A start *fails* if the training diverges, or ends above the validation error of
 the trivial predictor (`initialisation.trivial`). In means a start that fails counts as the trivial predictor, because its
 own error may be infinite; medians and other quantiles are of the errors as they are. Start 0, which the search saw, is in
-none of these: they are of the other starts.
+none of these: they are of the other starts. A loss is *fragile* if it is better than the task loss from start 0 and worse,
+or failing, from at least the share `FRAGILE` of the others, each time compared from the same start.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,31 +22,37 @@ from . import report, shapes
 from .initialisation import METHODS, SEARCH, TASK, TASK_LOSS, loss_of
 from .plots import elementwise
 
-FRAGILE = 0.1  # a loss is fragile if at least this share of the other starts fails
+FRAGILE = 0.1
 NEAR = 0.1  # of the label, for a minimum of regression
 SURE = 0.95  # probability of the true class, for a minimum of classification
 SMALL = 10  # nodes
 SQUARE = 9.5  # `shapes.growth` of squared error is 9
 PAIRS = (("evomal", "random"), ("gp-lfl", "random"), ("evomal", "gp-lfl"))
-WINNER, LEADERS = "the best leader", "mean of the leaders"
+# What is compared of two searches, and the columns of `by_search` that have it as seen and from other starts
+WINNER, MEDIAN, LEADERS = "best leader, mean", "best leader, median", "all leaders, mean"
+COMPARED = {WINNER: ("seen", "mean"), MEDIAN: ("seen", "median"), LEADERS: ("leaders_seen", "leaders_mean")}
 
 
 def measured(table: pandas.DataFrame) -> pandas.DataFrame:
     """The rows of `initialisation.read` that have another start than start 0, with what the starts say of each loss.
 
     Columns added: seen, the error from start 0, which for a leader is its fitness; others, the number of other starts;
-    diverged and failed, shares of them; median, and low and high, the 5th and 95th percentile; mean, in which a failure
-    counts as the trivial predictor; fragile.
+    diverged and failed, shares of them; low, median and high, the 5th, 50th and 95th percentile; mean, in which a failure
+    counts as the trivial predictor; better, whether the loss is better than the task loss from start 0; worse, the share of
+    other starts from which it is worse, or fails; fragile.
     """
     table, rows = table.loc[table["errors"].map(len) > 1], []
+    task = table[table["method"] == TASK_LOSS].set_index([*TASK, "seed"])["errors"]
     for row in table.itertuples():
-        others = np.array(row.errors[1:])
+        errors, baseline = np.array(row.errors), np.array(task[*(getattr(row, name) for name in TASK), row.seed])
+        others, n = errors[1:], min(len(errors), len(baseline))
         fails = ~(others <= row.trivial)
-        low, median, high = np.quantile(others, [0.05, 0.5, 0.95], method="inverted_cdf")
-        mean = np.where(fails, row.trivial, others).mean()
+        quantiles = np.quantile(others, [0.05, 0.5, 0.95], method="inverted_cdf")
+        mean, better = np.where(fails, row.trivial, others).mean(), errors[0] < baseline[0]
+        worse = ((others[: n - 1] > baseline[1:n]) | fails[: n - 1]).mean()
         shares = np.isinf(others).mean(), fails.mean()
-        rows.append((row.errors[0], len(others), *shares, low, median, high, mean, fails.mean() >= FRAGILE))
-    names = ["seen", "others", "diverged", "failed", "low", "median", "high", "mean", "fragile"]
+        rows.append((errors[0], len(others), *shares, *quantiles, mean, better, worse, better and worse >= FRAGILE))
+    names = "seen others diverged failed low median high mean better worse fragile".split()
     return pandas.concat([table, pandas.DataFrame(rows, columns=names, index=table.index)], axis=1)
 
 
@@ -67,15 +74,16 @@ def methods(found: pandas.DataFrame) -> list[str]:
 def by_search(found: pandas.DataFrame) -> pandas.DataFrame:
     """One row a search, or task loss, of `measured`: how many leaders there are, how many are fragile, and their errors.
 
-    Columns behind SEARCH: leaders, fragile; others, seen, mean, median and failed of the best leader; leaders_seen and
-    leaders_mean, the means over all leaders, and slope, of the line through the leaders' means over fitness. These three are
-    NaN where one leader was measured, and the slope also where all have one fitness.
+    Columns behind SEARCH: leaders, better and fragile, numbers of leaders; others, seen, mean, median, failed and worse, of
+    the best leader; leaders_seen and leaders_mean, the means over all leaders, and slope, of the line through the leaders'
+    means over fitness. These three are NaN where one leader was measured, and the slope also where all have one fitness.
     """
     rows = []
     for key, group in found.groupby(SEARCH, sort=False):
         best = group[group["rank"] == 0].iloc[0]
-        row = dict(zip(SEARCH, key, strict=True)) | {"leaders": len(group), "fragile": int(group["fragile"].sum())}
-        row |= {name: best[name] for name in ("others", "seen", "mean", "median", "failed")}
+        row = dict(zip(SEARCH, key, strict=True)) | {"leaders": len(group)}
+        row |= {name: int(group[name].sum()) for name in ("better", "fragile")}
+        row |= {name: best[name] for name in ("others", "seen", "mean", "median", "failed", "worse")}
         several = group if len(group) > 1 else group[:0]
         row |= {f"leaders_{name}": several[name].mean() for name in ("seen", "mean")}
         varied = several["seen"].nunique() > 1
@@ -110,7 +118,11 @@ def curse(searches: pandas.DataFrame) -> pandas.DataFrame:
             continue
         rise, task_rise = ((part["mean"] - part["seen"]).set_axis(part["seed"]) for part in (group, same))
         row = dict(zip([*TASK, "method"], key, strict=True)) | {"n": len(rise), "slope": group["slope"].mean()}
-        row |= _named("rise", rise) | _named("task_rise", task_rise[rise.index]) | _named("own", rise - task_rise)
+        row |= (
+            _named("rise", rise)
+            | _named("task_rise", task_rise[rise.index])
+            | _named("own", rise - task_rise[rise.index])
+        )
         rows.append(row)
     return pandas.DataFrame(rows)
 
@@ -124,16 +136,16 @@ def _named(name: str, values: Iterable[float]) -> dict[str, float]:
 def advantage(searches: pandas.DataFrame, pairs: Sequence[tuple[str, str]] = PAIRS) -> pandas.DataFrame:
     """A method's fitness minus another's, as selected and from other starts, paired over seeds; t intervals.
 
-    One row for each task, pair and of (WINNER, LEADERS). Columns: n; seen, seen_low, seen_high, the difference as the
-    searches saw it; mean, mean_low, mean_high, that of the means over the other starts; lost, lost_low, lost_high, the
-    second minus the first, which is what selection on one draw made up.
+    One row for each task, pair and what is compared (`COMPARED`). Columns: n; seen, the difference as the searches saw it;
+    mean, that from the other starts; lost, the second minus the first, which is what selection on one draw made up; each
+    with its interval.
     """
     rows = []
     for key, group in searches.groupby(TASK, sort=False):
         for first, second in pairs:
-            for what, prefix in ((WINNER, ""), (LEADERS, "leaders_")):
-                sides = [group[group["method"] == name].set_index("seed") for name in (first, second)]
-                seen, mean = ((sides[0][prefix + n] - sides[1][prefix + n]).dropna() for n in ("seen", "mean"))
+            sides = [group[group["method"] == name].set_index("seed") for name in (first, second)]
+            for what, columns in COMPARED.items():
+                seen, mean = ((sides[0][name] - sides[1][name]).dropna() for name in columns)
                 if len(seen):
                     row = dict(zip(TASK, key, strict=True)) | {
                         "method": first,
@@ -154,10 +166,10 @@ def with_interval(row, name: str) -> str:
 
 
 def advantage_words(rows: pandas.DataFrame) -> list[str]:
-    """A sentence for each row of `advantage`."""
+    """A sentence for each row of `advantage` whose first method has the lower fitness as selected."""
     lines = []
-    for row in rows.itertuples():
-        share = f"{1 - row.mean / row.seen:.0%}" if row.seen < 0 else "–"
+    for row in rows[rows["seen"] < 0].itertuples():
+        share = "all" if row.mean >= 0 else "none" if row.mean < row.seen else f"{1 - row.mean / row.seen:.0%}"
         lines.append(
             f"{title(row)}, n = {row.n}, {row.of}: {row.method} − {row.other} is {with_interval(row, 'seen')} as selected "
             f"and {with_interval(row, 'mean')} from other starts; selection on one draw made up {share} of it "
@@ -193,20 +205,20 @@ def chosen_again(found: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _shares(found: pandas.DataFrame, has: pandas.DataFrame) -> pandas.DataFrame:
-    """For each column of `has`, a flag of the rows of `found`: share of fragile with and without it, and the counts."""
+    """For each column of `has`, a flag of the rows of `found`: share of fragile with and without it, of how many leaders of
+    how many searches."""
     rows = {}
     for name in has:
         row = {}
         for words, part in (("with", found[has[name]]), ("without", found[~has[name]])):
-            searches = part.groupby(SEARCH).ngroups
             row[f"{words}: fragile"] = f"{part['fragile'].mean():.0%}" if len(part) else "–"
-            row[f"{words}: leaders"] = f"{len(part)} of {searches} searches"
+            row[f"{words}: leaders"], row[f"{words}: searches"] = len(part), part.groupby(SEARCH).ngroups
         rows[name] = row
     return pandas.DataFrame(rows).T
 
 
 def operators(found: pandas.DataFrame) -> pandas.DataFrame:
-    """Share of fragile losses among the leaders of `found` that contain an operator, and among the others."""
+    """Share of fragile losses among the rows of `found` that contain an operator, and among the others."""
     used = [{expression.node_name(node) for node in expression.parse(text)} for text in found["expression"]]
     flags = {name: [name in names for names in used] for name in TABLE_I}
     return _shares(found, pandas.DataFrame(flags, index=found.index))
@@ -241,7 +253,7 @@ def features(loss: torch.nn.Module) -> dict[str, bool]:
 
 
 def loss_shapes(found: pandas.DataFrame) -> pandas.DataFrame:
-    """Share of fragile losses among the leaders of `found` that have a shape of `features`, and among the others."""
+    """Share of fragile losses among the rows of `found` that have a shape of `features`, and among the others."""
     flags = [features(loss_of(row)) for row in found.itertuples()]
     return _shares(found, pandas.DataFrame(flags, index=found.index))
 
@@ -249,17 +261,19 @@ def loss_shapes(found: pandas.DataFrame) -> pandas.DataFrame:
 def telling(found: pandas.DataFrame, method: str = "evomal") -> tuple[pandas.DataFrame, list[int]]:
     """(a leader and the task loss of its seed, start 0 and two others): whose trajectories are worth a look, of one task.
 
-    The leader fails from most starts, but not from all; ties go to the widest spread. The others are the starts of its
-    lowest and its highest error.
+    The leader is better than the task loss from start 0 and worse from the most others; ties go to the widest spread. The
+    others are the starts of its lowest and its highest error.
     """
-    some = found[(found["method"] == method) & (found["failed"] < 1)]
-    spread = some["high"].clip(upper=some["trivial"]) - some["low"]
-    row = some.loc[
-        pandas.DataFrame({"failed": some["failed"], "spread": spread}).sort_values(["failed", "spread"]).index[-1]
-    ]
+    some = found[(found["method"] == method) & found["better"]]
+    some = some.assign(spread=some["high"].clip(upper=some["trivial"]) - some["low"])
+    row = some.sort_values(["worse", "spread"]).iloc[-1]
     errors = np.array(row["errors"][1:])
     same = found[(found["method"] == TASK_LOSS) & (found["seed"] == row["seed"])]
-    return pandas.concat([row.to_frame().T, same]), [0, 1 + int(errors.argmin()), 1 + int(errors.argmax())]
+    return pandas.concat([row.to_frame().T, same])[found.columns], [
+        0,
+        1 + int(errors.argmin()),
+        1 + int(errors.argmax()),
+    ]
 
 
 def _shown(rows: pandas.DataFrame, index: list[str], columns: dict[str, str]) -> pandas.DataFrame:
@@ -279,16 +293,14 @@ def _shown(rows: pandas.DataFrame, index: list[str], columns: dict[str, str]) ->
 
 def display_searches(searches: pandas.DataFrame) -> pandas.DataFrame:
     """Rows of `by_search` for reading."""
-    fragile = [f"{row.fragile} of {row.leaders}" for row in searches.itertuples()]
-    failed = [f"{round(row.failed * row.others)} of {row.others}" for row in searches.itertuples()]
-    columns = {
-        "seen": "seen by the search",
-        "mean": "mean elsewhere",
-        "median": "median elsewhere",
-        "failed": "starts that fail",
+    fragile = [f"{row.fragile} of {row.better}" for row in searches.itertuples()]
+    shares = {
+        n: [f"{round(s * m)} of {m}" for s, m in zip(searches[n], searches["others"], strict=True)]
+        for n in ("failed", "worse")
     }
-    columns |= {"fragile": "fragile leaders", "leaders_seen": "leaders, seen", "leaders_mean": "leaders, elsewhere"}
-    return _shown(searches.assign(fragile=fragile, failed=failed), ["method", "seed"], columns)
+    columns = {"seen": "seen", "mean": "mean", "median": "median", "failed": "fails", "worse": "worse than task loss"}
+    columns |= {"leaders_seen": "leaders, seen", "leaders_mean": "leaders, mean", "fragile": "fragile leaders"}
+    return _shown(searches.assign(fragile=fragile, **shares), ["method", "seed"], columns)
 
 
 def display_curse(rows: pandas.DataFrame) -> pandas.DataFrame:

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from .initialisation import TASK, TASK_LOSS
+from . import luck, report
+from .initialisation import SEARCH, TASK, TASK_LOSS
 from .luck import methods, of_searches, title
 from .plots import PALETTE, colour, grid, style
 
@@ -14,13 +16,23 @@ def _tasks(found: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
     return {title(group.iloc[0]): group for _, group in found.groupby(TASK, sort=False)}
 
 
-def _top(axis, values, failures: dict) -> None:
-    """End the axis above `values`, and write above each x of `failures` how many starts failed there."""
+def _logarithmic(axis, values, above: float = 1.0) -> None:
+    """A logarithmic axis of errors around `values`, with room for so many lines of text above them."""
     low, high = np.nanmin(values), np.nanmax(values)
-    room = 0.06 * (high - low or abs(high) or 1)
-    axis.set_ylim(low - room, high + room * (3 if failures else 1))
-    for x, text in failures.items():
-        axis.text(x, high + 1.7 * room, text, color=PALETTE[3], ha="center", va="center", fontsize="x-small")
+    room = (high / low) ** 0.05 * 1.005
+    axis.set(yscale="log", ylim=(low / room, high * room ** (1 + above)))
+    axis.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high > 2 * low else np.arange(1, 10, 0.5)))
+    axis.yaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
+
+
+def _verdict(group: pandas.DataFrame) -> str:
+    """How much lower EvoMAL's best leader is than random search's, as the searches saw it and elsewhere."""
+    rows = luck.advantage(luck.by_search(group), (("evomal", "random"),))
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    seen, mean = (report.number(value, "+").replace("-", "−") for value in (row["seen"], row["mean"]))
+    return f"\nEvoMAL − random: {seen} as selected, {mean} elsewhere"
 
 
 @style()
@@ -30,7 +42,7 @@ def best_leaders(found: pandas.DataFrame) -> Figure:
     A panel a task, a colour a method, a column a seed. Above a column stands "×" with the number of starts that fail.
     """
     tasks = _tasks(found[found["rank"] == 0])
-    figure, axes = grid(len(tasks), 2, (4.9, 3.4))
+    figure, axes = grid(len(tasks), 2, (4.9, 3.6))
     for axis, (name, group) in zip(axes, tasks.items(), strict=False):
         x, ticks, drawn, failures = 0.0, {}, [], {}
         for method in methods(group):
@@ -39,50 +51,55 @@ def best_leaders(found: pandas.DataFrame) -> Figure:
                 others = np.array(row.errors[1:])
                 ok = others[others <= row.trivial]
                 spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(ok))
-                axis.plot(x + spread, ok, ".", ms=4, mew=0, alpha=0.5, color=colour(method))
+                axis.plot(x + spread, ok, ".", ms=5, mew=0, alpha=0.5, color=colour(method))
                 axis.plot(x, row.mean, "o", ms=6, mfc="white", mec=colour(method), mew=1.5)
                 axis.plot([x - 0.42, x + 0.42], [row.seen] * 2, color="black", lw=1.8, solid_capstyle="butt")
                 drawn += [*ok, row.mean, row.seen]
                 if row.failed:
-                    failures[x] = f"× {round(row.failed * row.others)}"
+                    failures[x] = f"×{round(row.failed * row.others)}"
                 x += 1
             ticks[(first + x - 1) / 2] = f"{'task loss' if method == TASK_LOSS else method}\nn = {len(rows)}"
             x += 0.8
         axis.set_xticks(list(ticks), list(ticks.values()))
         axis.grid(False, axis="x")
-        axis.set(title=name)
-        _top(axis, drawn, failures)
+        axis.set(title=name + _verdict(group))
+        _logarithmic(axis, drawn, 1.5 if failures else 0)
+        for place, text in failures.items():
+            how = {"color": PALETTE[3], "ha": "center", "va": "top", "fontsize": "small"}
+            axis.text(place, 0.98, text, transform=axis.get_xaxis_transform(), **how)
     axes[0].set_ylabel("validation error")
     return figure
 
 
 @style()
 def distributions(found: pandas.DataFrame) -> Figure:
-    """All leaders, by seed and by rank: a line from the 5th to the 95th percentile over other starts, a dot for the median.
+    """All leaders of searches, by seed and rank: a line from the 5th to the 95th percentile over other starts, a dot for
+    the median, a black dash for the fitness that the search saw.
 
-    A black dash is the fitness that the search saw. A fragile leader is red, and a line that leaves the panel fails.
+    A fragile leader is red. A line that leaves the panel has starts that fail. Searches of which one leader was measured are
+    left out, and so is a task without others.
     """
-    tasks = _tasks(of_searches(found))
-    names = methods(of_searches(found))
-    figure, axes = grid(len(tasks) * len(names), len(names), (3.3, 2.5))
-    for row, (name, group) in enumerate(tasks.items()):
-        top = min(group["trivial"].iloc[0], 1.1 * group.loc[~group["fragile"], "high"].replace(np.inf, np.nan).max())
-        for axis, method in zip(axes[row * len(names) :], names, strict=False):
-            rows = group[group["method"] == method].sort_values(["seed", "rank"])
-            for fragile, part, shade in (
-                (False, rows[~rows["fragile"]], colour(method)),
-                (True, rows[rows["fragile"]], PALETTE[3]),
-            ):
-                x = np.flatnonzero(rows["fragile"] == fragile)
-                axis.vlines(x, part["low"], part["high"].clip(upper=10 * top), color=shade, lw=1, alpha=0.6)
-                axis.plot(x, part["median"], ".", ms=4, color=shade)
-            axis.plot(np.arange(len(rows)), rows["seen"], "_", color="black", ms=3, mew=1.2)
-            ends = np.flatnonzero(rows["seed"].diff().fillna(0)) - 0.5
-            for end in ends:
-                axis.axvline(end, color="0.6", lw=0.8)
-            axis.set(title=f"{name}\n{method}", xlabel="leaders, by seed and rank", xticks=[])
-            axis.set_ylim(0.97 * group["seen"].min(), top)
-        axes[row * len(names)].set_ylabel("validation error")
+    leaders = of_searches(found)
+    leaders = leaders[leaders.groupby(SEARCH)["rank"].transform("size") > 1]
+    panels = [
+        (name, m, rows) for name, group in _tasks(leaders).items() for m, rows in group.groupby("method", sort=False)
+    ]
+    figure, axes = grid(len(panels), 3, (3.3, 2.6))
+    for axis, (name, method, rows) in zip(axes, panels, strict=False):
+        rows = rows.sort_values(["seed", "rank"])
+        for fragile, shade in ((False, colour(method)), (True, PALETTE[3])):
+            x, part = np.flatnonzero(rows["fragile"] == fragile), rows[rows["fragile"] == fragile]
+            axis.vlines(
+                x, part["low"], part["high"].clip(upper=10 * rows["trivial"].iloc[0]), color=shade, lw=1, alpha=0.6
+            )
+            axis.plot(x, part["median"], ".", ms=4, color=shade)
+        axis.plot(np.arange(len(rows)), rows["seen"], "_", color="black", ms=4, mew=1.2)
+        for end in np.flatnonzero(rows["seed"].diff().fillna(0)) - 0.5:
+            axis.axvline(end, color="0.6", lw=0.8)
+        axis.set(title=f"{name}\n{method}", xlabel="leaders, by seed and rank", xticks=[])
+        shown = pandas.concat([rows[["low", "median", "seen"]].min(axis=1), rows["high"]])
+        _logarithmic(axis, shown[shown <= rows["trivial"].iloc[0]], 0)
+    axes[0].set_ylabel("validation error" if panels else "no search with several leaders")
     return figure
 
 
@@ -132,16 +149,9 @@ def paths(steps: pandas.DataFrame, found: pandas.DataFrame) -> Figure:
                 axis.plot(line["step"].iloc[-1], line["error"].iloc[-1], "x", color=shade, ms=7, mew=2)
         axis.axvline(facts["steps"], color="0.4", lw=1, ls=":")
         axis.axhline(facts["trivial"], color="0.4", lw=1, ls=":")
-        shown = group.loc[group["error"] < np.inf, "error"]
-        axis.set(
-            title=name,
-            xlabel="step",
-            yscale="log",
-            ylim=(0.9 * shown.min(), min(1.1 * shown.max(), 5 * facts["trivial"])),
-        )
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(which="both", labelsize="x-small")
+        shown = group["error"][group["error"] < 3 * facts["trivial"]]
+        axis.set(title=name, xlabel="step")
+        _logarithmic(axis, shown)
         axis.legend(fontsize="small")
     axes[0].set_ylabel("validation error")
     return figure
