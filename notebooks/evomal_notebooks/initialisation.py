@@ -224,7 +224,7 @@ def loss_of(row) -> nn.Module:
 def trajectories(
     rows: pandas.DataFrame, starts: Iterable[int], results_dir=None, data_dir=None, device: str = "auto"
 ) -> pandas.DataFrame:
-    """Validation error against step of the losses of some rows of one search's seed, from some starts; kept in a file.
+    """Validation error against step of the losses of some rows of one task and seed, from some starts; kept in a file.
 
     A training goes on to `LONGER` times the steps of a fitness evaluation, which its first part is.
     """
@@ -243,10 +243,11 @@ def trajectories(
                 named = {name: row[name] for name in (*KEY, "expression")} | {"start": start}
                 ends = [*outcome.curve, (steps, outcome.errors)]
                 found += [named | {"step": step, "error": errors["validation"]} for step, errors in ends]
-    table = pandas.concat([read_trajectories(folder), pandas.DataFrame(found, columns=STEP_COLUMNS)])
+    made = pandas.DataFrame(found, columns=STEP_COLUMNS)
+    table = pandas.concat([kept, made]) if len(kept := read_trajectories(folder)) else made
     table = table.drop_duplicates([*KEY, "start", "step"], keep="last", ignore_index=True)
     files.write_text(path_of(folder, "trajectories"), table.to_csv(index=False, float_format="%.6g"))
-    return read_trajectories(folder)
+    return made
 
 
 def read_trajectories(folder) -> pandas.DataFrame:

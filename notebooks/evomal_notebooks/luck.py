@@ -94,15 +94,9 @@ def by_search(found: pandas.DataFrame) -> pandas.DataFrame:
 def t_interval(values: Iterable[float]) -> dict:
     """n, mean, and the 95 % interval of the mean by Student's t (low, high; NaN with fewer than 2 values)."""
     values = np.asarray(list(values), float)
-    low = high = np.nan
-    if len(values) > 1:
-        low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval()
-    return {
-        "n": len(values),
-        "mean": float(values.mean()) if len(values) else np.nan,
-        "low": float(low),
-        "high": float(high),
-    }
+    mean = float(values.mean()) if len(values) else np.nan
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values) if len(values) > 1 else np.nan
+    return {"n": len(values), "mean": mean, "low": float(mean - half), "high": float(mean + half)}
 
 
 def curse(searches: pandas.DataFrame) -> pandas.DataFrame:
@@ -261,12 +255,11 @@ def loss_shapes(found: pandas.DataFrame) -> pandas.DataFrame:
 def telling(found: pandas.DataFrame, method: str = "evomal") -> tuple[pandas.DataFrame, list[int]]:
     """(a leader and the task loss of its seed, start 0 and two others): whose trajectories are worth a look, of one task.
 
-    The leader is better than the task loss from start 0 and worse from the most others; ties go to the widest spread. The
-    others are the starts of its lowest and its highest error.
+    The leader is better than the task loss from start 0 and worse from the most others; ties go to the widest spread. It is
+    one of the method, if that has any. The others are the starts of its lowest and its highest error.
     """
-    some = found[(found["method"] == method) & found["better"]]
-    some = some.assign(spread=some["high"].clip(upper=some["trivial"]) - some["low"])
-    row = some.sort_values(["worse", "spread"]).iloc[-1]
+    some = of_searches(found).assign(own=found["method"] == method, spread=found["high"].clip(upper=found["trivial"]))
+    row = some.assign(spread=some["spread"] - some["low"]).sort_values(["own", "better", "worse", "spread"]).iloc[-1]
     errors = np.array(row["errors"][1:])
     same = found[(found["method"] == TASK_LOSS) & (found["seed"] == row["seed"])]
     return pandas.concat([row.to_frame().T, same])[found.columns], [

@@ -21,7 +21,9 @@ def _logarithmic(axis, values, above: float = 1.0) -> None:
     low, high = np.nanmin(values), np.nanmax(values)
     room = (high / low) ** 0.05 * 1.005
     axis.set(yscale="log", ylim=(low / room, high * room ** (1 + above)))
-    axis.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high > 2 * low else np.arange(1, 10, 0.5)))
+    axis.yaxis.set(
+        major_locator=LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if high > 2 * low else np.arange(1, 10, 0.5))
+    )
     axis.yaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
 
 
