@@ -274,6 +274,20 @@ def test_trajectories_are_of_the_leader_that_fails_most_and_of_its_best_and_wors
     assert list(rows["method"]) == ["evomal", "baseline"] and rows["rank"].iloc[0] == 1 and starts == [0, 1, 4]
 
 
+def test_searches_that_found_no_loss_leave_tables_empty(tmp_path):
+    alone = luck.measured(table(row("baseline")))
+    searches = luck.by_search(alone)
+    assert list(luck.display_searches(searches).index) == [("diabetes, mlp, quick", "baseline", 0)]
+    for rows in (luck.curse(searches), luck.advantage(searches), luck.chosen_again(alone)):
+        assert rows.empty
+    assert luck.display_curse(luck.curse(searches)).empty and luck.display_advantage(luck.advantage(searches)).empty
+    steps = initialisation.trajectories(*luck.telling(alone), tmp_path)
+    assert steps.empty and not list(tmp_path.iterdir())
+    for draw in (luck_plots.best_leaders, luck_plots.distributions, luck_plots.regression):
+        draw(alone)
+    luck_plots.paths(steps, alone)
+
+
 def test_figures_have_a_panel_a_task(found):
     assert len(luck_plots.best_leaders(found).axes) == 1
     assert [axis.get_title() for axis in luck_plots.distributions(found).axes] == ["diabetes, mlp, quick\nevomal"]

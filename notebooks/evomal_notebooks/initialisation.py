@@ -229,6 +229,8 @@ def trajectories(
     A training goes on to `LONGER` times the steps of a fitness evaluation, which its first part is.
     """
     folder, found = store.results_dir(results_dir), []
+    if rows.empty:
+        return pandas.DataFrame(columns=STEP_COLUMNS)
     first = rows.iloc[0]
     cell = ec.Cell(first.dataset, first.model, TASK_LOSS, int(first.seed), first.budget, first.protocol)
     with prepared(cell, (data_dir, device), {}) as (problem, config):

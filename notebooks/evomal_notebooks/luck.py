@@ -162,7 +162,9 @@ def with_interval(row, name: str) -> str:
 def advantage_words(rows: pandas.DataFrame) -> list[str]:
     """A sentence for each row of `advantage` whose first method has the lower fitness as selected."""
     lines = []
-    for row in rows[rows["seen"] < 0].itertuples():
+    for row in rows.itertuples():
+        if row.seen >= 0:
+            continue
         share = "all" if row.mean >= 0 else "none" if row.mean < row.seen else f"{1 - row.mean / row.seen:.0%}"
         lines.append(
             f"{title(row)}, n = {row.n}, {row.of}: {row.method} − {row.other} is {with_interval(row, 'seen')} as selected "
@@ -256,8 +258,11 @@ def telling(found: pandas.DataFrame, method: str = "evomal") -> tuple[pandas.Dat
     """(a leader and the task loss of its seed, start 0 and two others): whose trajectories are worth a look, of one task.
 
     The leader is better than the task loss from start 0 and worse from the most others; ties go to the widest spread. It is
-    one of the method, if that has any. The others are the starts of its lowest and its highest error.
+    one of the method, if that has any. The others are the starts of its lowest and its highest error. Nothing if there is
+    no leader.
     """
+    if of_searches(found).empty:
+        return found[:0], []
     some = of_searches(found).assign(own=found["method"] == method, spread=found["high"].clip(upper=found["trivial"]))
     row = some.assign(spread=some["spread"] - some["low"]).sort_values(["own", "better", "worse", "spread"]).iloc[-1]
     errors = np.array(row["errors"][1:])
@@ -271,6 +276,8 @@ def telling(found: pandas.DataFrame, method: str = "evomal") -> tuple[pandas.Dat
 
 def _shown(rows: pandas.DataFrame, index: list[str], columns: dict[str, str]) -> pandas.DataFrame:
     """Columns of rows under other names, numbers as `report.number` has them; the interval stands behind what has one."""
+    if rows.empty:
+        return rows
     shown = pandas.DataFrame(
         {"task": [title(row) for row in rows.itertuples()]} | {name: list(rows[name]) for name in index}
     )
@@ -310,7 +317,7 @@ def display_curse(rows: pandas.DataFrame) -> pandas.DataFrame:
 
 def display_advantage(rows: pandas.DataFrame) -> pandas.DataFrame:
     """Rows of `advantage` for reading."""
-    rows = rows.assign(difference=rows["method"] + " − " + rows["other"])
+    rows = rows.assign(difference=[f"{row.method} − {row.other}" for row in rows.itertuples()])
     columns = {"n": "n", "seen": "as selected", "mean": "from other starts", "lost": "made up by selection"}
     return _shown(rows, ["of", "difference"], columns)
 
