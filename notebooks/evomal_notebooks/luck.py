@@ -36,10 +36,10 @@ COMPARED = {WINNER: ("seen", "mean"), MEDIAN: ("seen", "median"), LEADERS: ("lea
 def measured(table: pandas.DataFrame) -> pandas.DataFrame:
     """The rows of `initialisation.read` that have another start than start 0, with what the starts say of each loss.
 
-    Columns added: seen, the error from start 0, which for a leader is its fitness; others, the number of other starts;
-    diverged and failed, shares of them; low, median and high, the 5th, 50th and 95th percentile; mean, in which a failure
-    counts as the trivial predictor; better, whether the loss is better than the task loss from start 0; worse, the share of
-    other starts from which it is worse, or fails; fragile.
+    Columns added: seen, the fitness as the search recorded it, and of the task loss the error from start 0; others, the
+    number of other starts; diverged and failed, shares of them; low, median and high, the 5th, 50th and 95th percentile;
+    mean, in which a failure counts as the trivial predictor; better, whether the loss is better than the task loss from
+    start 0; worse, the share of other starts from which it is worse, or fails; fragile.
     """
     table, rows = table.loc[table["errors"].map(len) > 1], []
     task = table[table["method"] == TASK_LOSS].set_index([*TASK, "seed"])["errors"]
@@ -48,10 +48,11 @@ def measured(table: pandas.DataFrame) -> pandas.DataFrame:
         others, n = errors[1:], min(len(errors), len(baseline))
         fails = ~(others <= row.trivial)
         quantiles = np.quantile(others, [0.05, 0.5, 0.95], method="inverted_cdf")
-        mean, better = np.where(fails, row.trivial, others).mean(), errors[0] < baseline[0]
+        mean, seen = np.where(fails, row.trivial, others).mean(), errors[0] if np.isnan(row.fitness) else row.fitness
         worse = ((others[: n - 1] > baseline[1:n]) | fails[: n - 1]).mean()
         shares = np.isinf(others).mean(), fails.mean()
-        rows.append((errors[0], len(others), *shares, *quantiles, mean, better, worse, better and worse >= FRAGILE))
+        better = seen < baseline[0]
+        rows.append((seen, len(others), *shares, *quantiles, mean, better, worse, better and worse >= FRAGILE))
     names = "seen others diverged failed low median high mean better worse fragile".split()
     return pandas.concat([table, pandas.DataFrame(rows, columns=names, index=table.index)], axis=1)
 
@@ -326,3 +327,13 @@ def display_chosen(rows: pandas.DataFrame) -> pandas.DataFrame:
     """Rows of `chosen_again` for reading."""
     columns = {"n": "n", "selected": "best by the search", "chosen": "best by other starts", "difference": "difference"}
     return _shown(rows, ["method"], columns)
+
+
+def not_repeated(found: pandas.DataFrame, most: float = 1e-3) -> list[str]:
+    """A line for each leader whose error from start 0 is more than `most` from the fitness of its record, and a count."""
+    lines, leaders = [], of_searches(found)
+    for row in leaders.itertuples():
+        if abs(row.errors[0] - row.fitness) > most:
+            name = f"{title(row)}, {row.method}, seed {row.seed}, rank {row.rank}"
+            lines.append(f"{name}: {report.number(row.errors[0])} instead of {report.number(row.fitness)}")
+    return [*lines, f"{len(leaders) - len(lines)} of {len(leaders)} leaders repeat their recorded fitness to {most:g}"]
