@@ -83,12 +83,22 @@ def test_a_place_that_is_not_there_is_named_at_once():
         {"seeds": "1,x"},
         {"workers": 0},
         {"datasets": []},
+        {"starts": 0},
+        {"starts": "many"},
+        {"leaders": -2},
     ],
 )
 def test_value_out_of_range_names_the_parameter(given):
     (name,) = given
     with pytest.raises(ValueError, match=name):
-        read(**given)
+        read_parameters(given, f"{ALL} starts leaders")
+
+
+def test_starts_and_leaders_are_shown_where_a_notebook_takes_them():
+    p = read_parameters({"starts": "20", "leaders": None}, f"{ALL} starts leaders")
+    assert (p.starts, p.leaders) == (20, None)
+    assert "starts = 20" in str(p) and "leaders" not in str(p) and "starts" not in str(read())
+    assert read_parameters({"leaders": 3}, f"{ALL} starts leaders").leaders == 3
 
 
 @pytest.mark.parametrize(("name", "near"), [("sed", "seed"), ("dataset", "datasets"), ("result_dir", "results_dir")])

@@ -43,6 +43,8 @@ class Parameters:
         source, target: "mnist/lenet5", the data set and model that losses are taken from, and that they are tested on; the
             rows are then transfers, and `datasets` and `models` do not count.
         rates: base learning rates.
+        starts: how many other starts each loss is trained from.
+        leaders: how many of the best leaders of a search; None for all.
     """
 
     seed: int | None = None
@@ -62,6 +64,8 @@ class Parameters:
     source: str | None = None
     target: str | None = None
     rates: tuple[float, ...] = ()
+    starts: int | None = None
+    leaders: int | None = None
 
     @property
     def rows(self) -> list[Cell]:
@@ -97,7 +101,7 @@ class Parameters:
 
     def __str__(self) -> str:
         unused = ("datasets", "models") if self.target else ("source", "target")
-        unused += tuple(name for name in ("rates", "cluster") if not getattr(self, name))
+        unused += tuple(name for name in ("rates", "starts", "leaders", "cluster") if not getattr(self, name))
         return "\n".join(f"{name} = {value!r}" for name, value in asdict(self).items() if name not in unused)
 
 
@@ -139,10 +143,10 @@ def _read(name: str, value):
         if not parts and name != "seeds":
             raise ValueError(f"{name} must name at least one, got {value!r}")
         return tuple(dict.fromkeys(_whole(name, part) if name == "seeds" else part for part in parts))
-    if name in ("seed", "workers", "cluster", "results_dir", "data_dir") and not text:
+    if name in ("seed", "workers", "starts", "leaders", "cluster", "results_dir", "data_dir") and not text:
         return None
-    if name in ("seed", "workers"):
-        return _whole(name, text, least=int(name == "workers"))
+    if name in ("seed", "workers", "starts", "leaders"):
+        return _whole(name, text, least=int(name != "seed"))
     if name == "rates":
         return tuple(_rate(part) for part in text.strip("[]()").split(",") if part.strip())
     if name in ("source", "target"):
