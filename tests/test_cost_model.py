@@ -11,6 +11,7 @@ from evomal_core.cost_model import Rates
 from evomal_core.experiments import store
 from evomal_core.machine import ROOT
 from evomal_core.registry import DATASETS, METHODS
+from evomal_core.remedies import early
 from evomal_core.search.state import OUTCOMES
 from evomal_core.tasks import DataUnavailable, sources
 
@@ -36,6 +37,9 @@ def test_hours_are_steps_times_their_seconds(fixed):
     expected |= {"random": 64 * 80e-3 + 64 * 100e-4 + 0.26 * 64 * one}
     expected |= {"evomal": 48 * 80e-3 + 48 * 100e-4 + 0.45 * 64 * one, "gp-lfl": 48 * 100e-4 + 0.27 * 64 * one}
     expected |= {"glo": 48 * 100e-4 + 64 * one}
+    work = METHODS["early"].work(config)  # full trainings, counted in fitness evaluations
+    assert work.evaluated * config.fitness_steps == early.trainings(config) * config.test_steps
+    expected |= {"early": work.evaluated * one}
     for method, seconds in expected.items():
         assert hours[method] * 3600 == pytest.approx(seconds + test), method
     assert len(fixed) == 1, "a base model is timed once for all methods"
@@ -48,6 +52,24 @@ def test_a_source_is_searched_there_and_tested_here(fixed):
     assert len({config.test_steps for config in fixed}) == 1
     assert hours.test == pytest.approx((2_000 * 1e-1 + 1_110) / 3600)
     assert hours == hours.search + hours.test and hours.search > 0
+
+
+def test_contests_early_stopping_and_further_starts_count(fixed):
+    plain, contest, stopping, starts = (
+        ec.Cell("diabetes", "mlp", "taylorglo", 0, budget, protocol)
+        for budget, protocol in (
+            ("quick", "paper"),
+            ("quick", "robust"),
+            ("quick", "paper+test_stop=validation"),
+            ("quick+fitness_starts=3", "paper"),
+        )
+    )
+    hours = ec.estimate([plain, contest, stopping, starts])
+    config = Config.for_cell(plain)
+    rounds = 16 * 3 * config.fitness_steps + 8 * 2 * config.test_steps // 4 + 4 * 2 * config.test_steps
+    assert (hours[1].test - hours[0].test) * 3600 == pytest.approx(rounds * 1e-2)
+    assert (hours[2].test - hours[0].test) * 3600 == pytest.approx(39 * 1_110)
+    assert hours[3].search == pytest.approx(3 * hours[0].search)
 
 
 def test_fewer_instances_and_other_batches_count(fixed):
