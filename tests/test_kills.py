@@ -1,0 +1,19 @@
+"""Runs that are really killed, at random moments, for every method; benchmarks/kills.py does hundreds."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the installed package
+
+from benchmarks import kills
+
+
+@pytest.mark.parametrize("method", kills.METHODS)
+def test_a_cell_that_is_killed_again_and_again_has_the_record_of_an_undisturbed_one(method, tmp_path):
+    draw, total = random.Random(method), 0
+    for _ in range(3):
+        total += kills.until_recorded(tmp_path, method, draw, most=4)
+    assert total >= 3
