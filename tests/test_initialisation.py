@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas
 import pytest
+import scipy.stats
 import torch
 
 import evomal_core as ec
@@ -197,7 +198,13 @@ def test_searches_by_hand(found):
     assert (line["seen"], line["mean"]) == pytest.approx((0.4, 0.6))
     second = (3 * 0.55 + 1) / 4
     assert (line["leaders_seen"], line["leaders_mean"]) == pytest.approx((0.45, (0.6 + second) / 2))
-    assert line["slope"] == pytest.approx((second - 0.6) / 0.1)
+    assert np.isnan(line["rho"]), "a rank correlation of two is none"
+    three = table(
+        row("baseline"), *(row(rank=k, errors=(0.1 * k, e, e)) for k, e in enumerate((0.5, 0.6, 0.4), 1)), row()
+    )
+    assert luck.by_search(luck.measured(three)).iloc[1]["rho"] == pytest.approx(
+        scipy.stats.spearmanr([0.1, 0.2, 0.3, 0.5], [0.5, 0.6, 0.4, 0.65]).statistic
+    )
 
 
 def test_the_winners_curse_by_hand(found):

@@ -79,7 +79,8 @@ def read(folder) -> pandas.DataFrame:
 
 
 def write(table: pandas.DataFrame, folder) -> None:
-    """Keep what `read` gives; errors with six significant digits."""
+    """Keep what `read` gives, in the order of `KEY`; errors with six significant digits."""
+    table = table.sort_values(KEY)
     errors = [" ".join(f"{error:.6g}" for error in each) for each in table["errors"]]
     files.write_text(path_of(folder), table.assign(errors=errors).to_csv(index=False))
 

@@ -19,6 +19,7 @@ from evomal_core.losses import expression
 from evomal_core.losses.primitives import TABLE_I
 
 from . import report, shapes
+from .flatness import rank_correlation
 from .initialisation import METHODS, SEARCH, TASK, TASK_LOSS, loss_of
 from .plots import elementwise
 
@@ -76,8 +77,8 @@ def by_search(found: pandas.DataFrame) -> pandas.DataFrame:
     """One row a search, or task loss, of `measured`: how many leaders there are, how many are fragile, and their errors.
 
     Columns behind SEARCH: leaders, better and fragile, numbers of leaders; others, seen, mean, median, failed and worse, of
-    the best leader; leaders_seen and leaders_mean, the means over all leaders, and slope, of the line through the leaders'
-    means over fitness. These three are NaN where one leader was measured, and the slope also where all have one fitness.
+    the best leader; leaders_seen and leaders_mean, the means over all leaders, and rho, Spearman's correlation of fitness
+    and mean over the leaders. These three are NaN where one leader was measured, and rho also where all have one fitness.
     """
     rows = []
     for key, group in found.groupby(SEARCH, sort=False):
@@ -87,8 +88,7 @@ def by_search(found: pandas.DataFrame) -> pandas.DataFrame:
         row |= {name: best[name] for name in ("others", "seen", "mean", "median", "failed", "worse")}
         several = group if len(group) > 1 else group[:0]
         row |= {f"leaders_{name}": several[name].mean() for name in ("seen", "mean")}
-        varied = several["seen"].nunique() > 1
-        rows.append(row | {"slope": scipy.stats.linregress(group["seen"], group["mean"]).slope if varied else np.nan})
+        rows.append(row | {"rho": rank_correlation(several["seen"], several["mean"])["rho"]})
     return pandas.DataFrame(rows)
 
 
@@ -104,7 +104,7 @@ def curse(searches: pandas.DataFrame) -> pandas.DataFrame:
     """How far the best leader's error rises from the start that the search saw to the mean of the others, by task and method.
 
     Columns: n seeds; rise, with its t interval over seeds; task_rise, that of the task loss of the same seeds, which is the
-    luck of the draws and no selection; own, the difference of the two, with its t interval; slope, the mean of the searches'.
+    luck of the draws and no selection; own, the difference of the two, with its t interval; rho, the mean of the searches'.
     """
     rows = []
     for key, group in searches.groupby([*TASK, "method"], sort=False):
@@ -112,7 +112,7 @@ def curse(searches: pandas.DataFrame) -> pandas.DataFrame:
         if key[-1] == TASK_LOSS:
             continue
         rise, task_rise = ((part["mean"] - part["seen"]).set_axis(part["seed"]) for part in (group, same))
-        row = dict(zip([*TASK, "method"], key, strict=True)) | {"n": len(rise), "slope": group["slope"].mean()}
+        row = dict(zip([*TASK, "method"], key, strict=True)) | {"n": len(rise), "rho": group["rho"].mean()}
         row |= (
             _named("rise", rise)
             | _named("task_rise", task_rise[rise.index])
@@ -256,23 +256,21 @@ def loss_shapes(found: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def telling(found: pandas.DataFrame, method: str = "evomal") -> tuple[pandas.DataFrame, list[int]]:
-    """(a leader and the task loss of its seed, start 0 and two others): whose trajectories are worth a look, of one task.
+    """(a leader and the task loss of its seed, start 0 and some others): whose trajectories are worth a look, of one task.
 
     The leader is better than the task loss from start 0 and worse from the most others; ties go to the widest spread. It is
-    one of the method, if that has any. The others are the starts of its lowest and its highest error. Nothing if there is
-    no leader.
+    one of the method, if that has any. The others are the starts of its lowest, its highest and its highest finite
+    error. Nothing if there is no leader.
     """
     if of_searches(found).empty:
         return found[:0], []
     some = of_searches(found).assign(own=found["method"] == method, spread=found["high"].clip(upper=found["trivial"]))
     row = some.assign(spread=some["spread"] - some["low"]).sort_values(["own", "better", "worse", "spread"]).iloc[-1]
     errors = np.array(row["errors"][1:])
+    last = np.where(np.isfinite(errors), errors, -1).argmax()
+    starts = [0, *sorted({1 + int(place) for place in (errors.argmin(), last, errors.argmax())})]
     same = found[(found["method"] == TASK_LOSS) & (found["seed"] == row["seed"])]
-    return pandas.concat([row.to_frame().T, same])[found.columns], [
-        0,
-        1 + int(errors.argmin()),
-        1 + int(errors.argmax()),
-    ]
+    return pandas.concat([row.to_frame().T, same])[found.columns], starts
 
 
 def _shown(rows: pandas.DataFrame, index: list[str], columns: dict[str, str]) -> pandas.DataFrame:
@@ -311,7 +309,7 @@ def display_curse(rows: pandas.DataFrame) -> pandas.DataFrame:
         "rise": "rise",
         "task_rise": "rise of the task loss",
         "own": "rise beyond it",
-        "slope": "slope",
+        "rho": "rank correlation",
     }
     return _shown(rows, ["method"], columns)
 

@@ -16,25 +16,31 @@ def _tasks(found: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
     return {title(group.iloc[0]): group for _, group in found.groupby(TASK, sort=False)}
 
 
-def _logarithmic(axis, values, above: float = 1.0) -> None:
-    """A logarithmic axis of errors around `values`, with room for so many lines of text above them."""
+def _errors(axis, values, above: float = 1.0) -> None:
+    """An axis of errors around `values`, with room for so many lines of text above; logarithmic if they differ by half."""
     low, high = np.nanmin(values), np.nanmax(values)
-    room = (high / low) ** 0.05 * 1.005
+    if high < 1.5 * low:
+        room = 0.05 * (high - low) + 1e-4
+        axis.set_ylim(low - room, high + room * (1 + above))
+        return
+    room = (high / low) ** 0.05
     axis.set(yscale="log", ylim=(low / room, high * room ** (1 + above)))
-    axis.yaxis.set(
-        major_locator=LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if high > 2 * low else np.arange(1, 10, 0.5))
-    )
+    axis.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)))
     axis.yaxis.set(major_formatter="{x:g}", minor_formatter=NullFormatter())
 
 
 def _verdict(group: pandas.DataFrame) -> str:
-    """How much lower EvoMAL's best leader is than random search's, as the searches saw it and elsewhere."""
-    rows = luck.advantage(luck.by_search(group), (("evomal", "random"),))
+    """What becomes of EvoMAL's best leaders, or of their advantage over random search's, from other starts; a line."""
+    searches = luck.by_search(group)
+    rows, name = luck.advantage(searches, (("evomal", "random"),)), "EvoMAL − random"
+    sign = "+"
+    if rows.empty:
+        rows, name, sign = searches[searches["method"] == "evomal"], "EvoMAL", ""
     if rows.empty:
         return ""
-    row = rows.iloc[0]
-    seen, mean = (report.number(value, "+").replace("-", "−") for value in (row["seen"], row["mean"]))
-    return f"\nEvoMAL − random: {seen} as selected, {mean} elsewhere"
+    row = rows.iloc[0] if sign else rows[["seen", "mean"]].mean()
+    seen, mean = (report.number(value, sign).replace("-", "−") for value in (row["seen"], row["mean"]))
+    return f"\n{name}: {seen} as selected, {mean} elsewhere"
 
 
 @style()
@@ -65,7 +71,7 @@ def best_leaders(found: pandas.DataFrame) -> Figure:
         axis.set_xticks(list(ticks), list(ticks.values()))
         axis.grid(False, axis="x")
         axis.set(title=name + _verdict(group))
-        _logarithmic(axis, drawn, 1.5 if failures else 0)
+        _errors(axis, drawn, 1.5 if failures else 0)
         for place, text in failures.items():
             how = {"color": PALETTE[3], "ha": "center", "va": "top", "fontsize": "small"}
             axis.text(place, 0.98, text, transform=axis.get_xaxis_transform(), **how)
@@ -83,9 +89,7 @@ def distributions(found: pandas.DataFrame) -> Figure:
     """
     leaders = of_searches(found)
     leaders = leaders[leaders.groupby(SEARCH)["rank"].transform("size") > 1]
-    panels = [
-        (name, m, rows) for name, group in _tasks(leaders).items() for m, rows in group.groupby("method", sort=False)
-    ]
+    panels = [(name, m, g[g["method"] == m]) for name, g in _tasks(leaders).items() for m in methods(g)]
     figure, axes = grid(len(panels), 3, (3.3, 2.6))
     for axis, (name, method, rows) in zip(axes, panels, strict=False):
         rows = rows.sort_values(["seed", "rank"])
@@ -100,7 +104,7 @@ def distributions(found: pandas.DataFrame) -> Figure:
             axis.axvline(end, color="0.6", lw=0.8)
         axis.set(title=f"{name}\n{method}", xlabel="leaders, by seed and rank", xticks=[])
         shown = pandas.concat([rows[["low", "median", "seen"]].min(axis=1), rows["high"]])
-        _logarithmic(axis, shown[shown <= rows["trivial"].iloc[0]], 0)
+        _errors(axis, shown[shown <= rows["trivial"].iloc[0]], 0)
     axes[0].set_ylabel("validation error" if panels else "no search with several leaders")
     return figure
 
@@ -140,20 +144,22 @@ def paths(steps: pandas.DataFrame, found: pandas.DataFrame) -> Figure:
         facts = found[[title(row) == name for row in found.itertuples()]].iloc[0]
         starts = sorted(group["start"].unique())
         for (method, start), line in group.groupby(["method", "start"], sort=False):
-            shade = ("black", PALETTE[2], PALETTE[3])[starts.index(start) % 3] if start else "black"
+            shade = ("black", *(PALETTE[k] for k in (2, 3, 4)))[starts.index(start) % 4]
             own = method != TASK_LOSS
             label = f"start {start}" + (", seen by the search" if not start else "") if own else None
             line = line[line["error"] < np.inf]
+            if line.empty:
+                label = label and f"{label}, diverges at once"
             axis.plot(
                 line["step"], line["error"], color=shade, ls="-" if own else "--", lw=1.6 if own else 1, label=label
             )
-            if line["step"].max() < group["step"].max():
+            if len(line) and line["step"].max() < group["step"].max():
                 axis.plot(line["step"].iloc[-1], line["error"].iloc[-1], "x", color=shade, ms=7, mew=2)
         axis.axvline(facts["steps"], color="0.4", lw=1, ls=":")
         axis.axhline(facts["trivial"], color="0.4", lw=1, ls=":")
         shown = group["error"][group["error"] < 3 * facts["trivial"]]
         axis.set(title=name, xlabel="step")
-        _logarithmic(axis, shown)
+        _errors(axis, shown)
         axis.legend(fontsize="small")
     axes[0].set_ylabel("validation error")
     return figure
