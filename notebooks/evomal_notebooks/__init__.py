@@ -9,6 +9,7 @@ from . import (
     audit,
     calibration,
     comparisons,
+    conventions,
     costs,
     flatness,
     initialisation,
@@ -23,7 +24,6 @@ from . import (
     searches,
     shapes,
     smoothing,
-    starts,
     transfer,
 )
 from .parameters import Parameters, read_parameters
@@ -34,6 +34,7 @@ __all__ = [
     "audit",
     "calibration",
     "comparisons",
+    "conventions",
     "costs",
     "flatness",
     "initialisation",
@@ -50,6 +51,5 @@ __all__ = [
     "searches",
     "shapes",
     "smoothing",
-    "starts",
     "transfer",
 ]

@@ -7,7 +7,7 @@ from test_report import DIABETES, folders, write  # noqa: F401, a fixture is use
 
 import evomal_core as ec
 from evomal_core.experiments import store
-from evomal_notebooks import report, starts
+from evomal_notebooks import conventions, report
 
 
 def cell(protocol="paper", seed=0, **more) -> ec.Cell:
@@ -35,39 +35,39 @@ def test_the_convention_of_a_cell():
         "robust",
         "robust+test_stop=validation",
     ]
-    assert [starts.convention(cell(protocol)) for protocol in protocols] == list(starts.CONVENTIONS.values())
-    assert starts.convention(cell("released")) == starts.SEARCHS
-    assert starts.convention(cell("released+test_start=fresh")) == starts.FRESH
-    assert starts.convention(cell("robust+test_start=search")) is None
+    assert [conventions.convention(cell(protocol)) for protocol in protocols] == list(conventions.CONVENTIONS.values())
+    assert conventions.convention(cell("released")) == conventions.SEARCHS
+    assert conventions.convention(cell("released+test_start=fresh")) == conventions.FRESH
+    assert conventions.convention(cell("robust+test_start=search")) is None
 
 
 def test_a_table_counts_losses_trainings_and_failures(written):
-    found = starts.trainings(written[0], written[1])
-    table = starts.table(found).query("method == 'evomal'").set_index("convention")
-    fresh = table.loc[starts.FRESH]
+    found = conventions.trainings(written[0], written[1])
+    table = conventions.table(found).query("method == 'evomal'").set_index("convention")
+    fresh = table.loc[conventions.FRESH]
     assert (fresh["losses"], fresh["trainings"], fresh["failed"]) == (2, 4, 2)
     assert fresh["mean"] == pytest.approx(0.8) and fresh["worst"] == 0.9 and math.isnan(fresh["std"])
-    assert table.loc[starts.SEARCHS, "mean"] == 0.4 and table.loc[starts.SEARCHS, "failed"] == 1
-    assert table.loc[starts.ROBUST, "losses"] == 2, (
+    assert table.loc[conventions.SEARCHS, "mean"] == 0.4 and table.loc[conventions.SEARCHS, "failed"] == 1
+    assert table.loc[conventions.ROBUST, "losses"] == 2, (
         "a search without a loss has none, unless a contest chose the task loss"
     )
-    shown = starts.display(found).xs("evomal", level="method").iloc[0]
-    assert shown[starts.FRESH] == "0.8000 (2 losses, 4 trainings; 2 failed)"
-    assert shown[starts.SEARCHS] == "0.4000 (n = 2; 1 failed)"
+    shown = conventions.display(found).xs("evomal", level="method").iloc[0]
+    assert shown[conventions.FRESH] == "0.8000 (2 losses, 4 trainings; 2 failed)"
+    assert shown[conventions.SEARCHS] == "0.4000 (n = 2; 1 failed)"
 
 
 def test_differences_are_taken_start_by_start(written):
-    found = starts.trainings(written[0], written[1])
-    (search,) = starts.against(found, starts.ROBUST).to_dict("records")
+    found = conventions.trainings(written[0], written[1])
+    (search,) = conventions.against(found, conventions.ROBUST).to_dict("records")
     assert (search["n"], search["pairs"], search["lower"]) == (2, 2, 1)  # no loss is worse than the baseline
-    (fresh,) = starts.against(found, starts.FRESH).to_dict("records")
+    (fresh,) = conventions.against(found, conventions.FRESH).to_dict("records")
     assert (fresh["n"], fresh["pairs"], fresh["lower"], fresh["finding"]) == (2, 4, 0, "open")
-    assert not len(starts.against(found, starts.SEARCHS)), "the baseline was not tested from there"
+    assert not len(conventions.against(found, conventions.SEARCHS)), "the baseline was not tested from there"
 
 
 def test_both_columns_stand_side_by_side(written):
     records = report.collect(written[0], reference_dir=written[1])
-    shown = starts.both(records, report.paper_table("table3"), [cell()])
+    shown = conventions.both(records, report.paper_table("table3"), [cell()])
     row = shown.xs("evomal", level="method").iloc[0]
     assert row["reference, from the search's weights"] == "0.4000 (n = 1; 1 no_loss)"
     assert row["reference, from fresh weights"] == "0.9000 (n = 1; 1 no_loss)"
@@ -77,7 +77,7 @@ def test_both_columns_stand_side_by_side(written):
 
 def test_a_search_counts_once_however_often_it_was_tested(written):
     records = report.collect(written[0], reference_dir=written[1])
-    each = starts.searches(records).reference
+    each = conventions.searches(records).reference
     assert sorted((run.cell.method, run.cell.seed) for run in each) == [
         *[("baseline", s) for s in (0, 1, 7, 8)],
         ("evomal", 0),
@@ -88,8 +88,8 @@ def test_a_search_counts_once_however_often_it_was_tested(written):
 
 
 def test_the_figure_has_a_panel_a_task_and_shows_what_failed(written):
-    found = starts.trainings(written[0], written[1])
-    figure = starts.figure(found, [("diabetes", "mlp"), ("boston", "mlp")], budget="quick")
+    found = conventions.trainings(written[0], written[1])
+    figure = conventions.figure(found, [("diabetes", "mlp"), ("boston", "mlp")], budget="quick")
     first, second = figure.axes
     assert [label.get_text().split("\n")[0] for label in first.get_xticklabels()] == [
         "the",
@@ -106,4 +106,4 @@ def test_old_tests_of_released_are_from_fresh_weights(folders):  # noqa: F811
     write(folders[1], "evomal", 0, test=0.4, protocol="released+test_start=fresh")
     (run,) = store.read_runs(folders[1])[0]
     assert run.cell.protocol == "released+test_start=fresh" and run.cell.search.protocol == "released"
-    assert starts.convention(run.cell) == starts.FRESH
+    assert conventions.convention(run.cell) == conventions.FRESH

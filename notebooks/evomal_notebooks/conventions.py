@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 
 from evomal_core.config import Config, Protocol
 from evomal_core.experiments import store
+from evomal_core.experiments.cell import Cell
 
 from . import plots, report
-from .comparisons import paired
+from .comparisons import interval, paired
 
 # (test_start, selection, test_stop) -> name of the convention
 CONVENTIONS = {
@@ -31,7 +32,27 @@ SEARCHS, FRESH, STOPPED, ROBUST, BOTH = CONVENTIONS.values()
 ROW = ["source", "dataset", "model", "protocol", "budget", "method"]
 
 
-def convention(cell) -> str | None:
+def cells(searches: Iterable[Cell], starts: int) -> list[Cell]:
+    """The cells that test each search under every convention of the table.
+
+    Args:
+        searches: cells of their own search.
+        starts: fresh starts with the loss of best fitness, and with the one that wins its contest: those of the search's own
+            seed and of the lowest other ones.
+    """
+    found = []
+    for cell in searches:
+        names = [f"{cell.protocol}+test_start=search", f"{cell.protocol}+test_stop=validation"]
+        found += [replace(cell, protocol=name) for name in names]
+        others = [seed for seed in range(starts) if seed != cell.seed][: starts - 1]
+        for protocol in (cell.protocol, f"{cell.protocol}+selection=halving"):
+            found.append(replace(cell, protocol=protocol))
+            source = f"{cell.dataset}/{cell.model}/{cell.seed}"
+            found += [replace(cell, protocol=protocol, seed=seed, source=source) for seed in others]
+    return found
+
+
+def convention(cell: Cell) -> str | None:
     """The convention of a cell's test; None for one that is not named here."""
     config = Config.for_cell(cell)
     return CONVENTIONS.get((config.test_start, config.selection, config.test_stop))
@@ -221,3 +242,48 @@ def _top(parts: dict[str, pandas.Series], base: pandas.Series) -> float:
     finite = errors[numpy.isfinite(errors)]
     level = base.max() if len(base) else finite.median()
     return 1.05 * max([level, *finite[finite <= 2 * level]]) if len(finite) else 1.0
+
+
+def verdicts(
+    found: pandas.DataFrame, method: str = "evomal", others: Iterable[str] = ("baseline", "tuned", "early")
+) -> list[str]:
+    """A line for each row, convention and other method: the mean difference of the errors, its interval, and the finding."""
+    lines = []
+    for name in CONVENTIONS.values():
+        for other in others:
+            for row in against(found, name, other, method).itertuples():
+                where = f"{row.source}, {row.dataset}/{row.model} ({row.budget}, {row.protocol})"
+                size = f"{report.number(row.difference, '+', 'a training failed')} {interval(row)}"
+                lines.append(
+                    f"{where}, from {name}: {method} − {other} {size}, {row.n} losses, {row.pairs} pairs: {row.finding}"
+                )
+    return lines or ["No loss was tested beside another method from an equal start yet."]
+
+
+def contests(records: report.Records) -> pandas.DataFrame:
+    """What contests cost and whom they chose: a row for each task, budget and method with `selection=halving`.
+
+    Returns:
+        n; seconds of search and of selection, means; share, of selection in search; leader, how often the winner was the
+        leader of best fitness, another leader, the task loss, or the task loss at its tuned rate.
+    """
+    rows = {}
+    for source in report.SOURCES:
+        for run in getattr(records, source):
+            if run.data.get("selection") and not run.cell.source:
+                key = (source, run.cell.dataset, run.cell.model, run.cell.budget, run.cell.method)
+                rows.setdefault(key, []).append(run)
+    found = []
+    for key, runs in rows.items():
+        search, selection = (numpy.mean([run.seconds[name] for run in runs]) for name in ("search", "selection"))
+        names = [run.data["selection"] for run in runs]
+        winners = {
+            "best leader": names.count("leader 0"),
+            "another leader": sum(n.startswith("leader ") for n in names),
+        }
+        winners["another leader"] -= winners["best leader"]
+        winners |= {name: names.count(name) for name in ("task loss", "task loss, tuned")}
+        about = dict(zip(("source", "dataset", "model", "budget", "method"), key, strict=True))
+        costs = {"n": len(runs), "search s": search, "selection s": selection, "share": selection / search}
+        found.append(about | costs | winners)
+    return pandas.DataFrame(found)
