@@ -4,8 +4,8 @@
 
 Each tree has a height of 2 to 10 and weights around 1, and is evaluated at points with |y|, |f| of 0, 1 and 1e-30 to 1e30, a
 third of them ties, in float32 or float64, by NumPy's or torch's tape, and by autograd through the module. Where the plain
-form is finite the tape should be finite and equal to rounding, and where it is not, the tape should not be finite either. Beyond
-1e4 the two can overflow at different places, because they multiply in another order; how often is counted.
+form is finite the tape should be finite and equal to rounding, and where it is not, the tape should not be finite either.
+Beyond 1e4 the two can overflow at different places, because they multiply in another order; how often is counted.
 """
 
 import argparse
