@@ -37,7 +37,7 @@ SEARCH = [*TASK, "method", "seed"]
 KEY = [*SEARCH, "rank"]
 FACTS = ["seconds", "hardware", "torch", "commit"]
 COLUMNS = [*KEY, "expression", "weights", "fitness", "steps", "n", "trivial", "errors", *FACTS]
-STEP_COLUMNS = [*KEY, "expression", "start", "step", "error"]
+STEP_COLUMNS = [*KEY, "start", "step", "error"]
 LONGER, LOOKS = 2, 50  # a trajectory has so many times the steps of a fitness evaluation, and so many points
 SAID_EVERY = 10  # starts
 
@@ -243,7 +243,7 @@ def trajectories(
             for row, (outcome,) in zip(
                 rows.to_dict("records"), ec.run_trial(losses, problem, config, cell.seed, trial), strict=True
             ):
-                named = {name: row[name] for name in (*KEY, "expression")} | {"start": start}
+                named = {name: row[name] for name in KEY} | {"start": start}
                 ends = [*outcome.curve, (steps, outcome.errors)]
                 found += [named | {"step": step, "error": errors["validation"]} for step, errors in ends]
     made = pandas.DataFrame(found, columns=STEP_COLUMNS)

@@ -245,7 +245,7 @@ def features(loss: torch.nn.Module) -> dict[str, bool]:
         return found | {f"least at p < {SURE}": not shapes.minimum(loss) >= SURE}
     rises = shapes.growth(loss)
     found[f"least farther than {NEAR} from y"] = shapes.minimum(loss) > NEAR
-    found["grows faster than squared error"] = rises is not None and rises > SQUARE
+    found["grows faster than squared error"] = rises is not None and bool(rises > SQUARE)
     return found | {"does not rise with the error": rises is None}
 
 
