@@ -57,10 +57,9 @@ ec.run_cell(ec.Cell("diabetes", "logistic", method, 1, BUDGET), results_dir=fold
 
 
 def record(run: ec.Run) -> dict:
-    """What two runs of one cell must have in common."""
-    data = {
-        name: value for name, value in copy.deepcopy(run.data).items() if name not in ("seconds", "started", "resumed")
-    }
+    """What two runs of one cell must have in common; the commit is that of a source tree that may be worked on meanwhile."""
+    own = ("seconds", "started", "resumed", "commit")
+    data = {name: value for name, value in copy.deepcopy(run.data).items() if name not in own}
     data["history"] = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in data["history"]]
     return data
 
