@@ -258,13 +258,16 @@ def test_choosing_again_is_judged_on_starts_that_did_not_choose():
 def test_shares_of_fragile_losses_by_operator_and_shape(found):
     leaders = luck.of_searches(found)
     shares = luck.operators(leaders)
-    assert list(shares.loc["mul"]) == ["100%", 2, 2, "0%", 4, 4]
-    assert list(shares.loc["square"]) == ["0%", 4, 4, "100%", 2, 2]
-    assert shares.loc["tanh", "with: fragile"] == "–"
+    assert list(shares.loc["mul"]) == ["100% of 2 (2)", "0% of 4 (4)"]
+    assert list(shares.loc["square"]) == ["0% of 4 (4)", "100% of 2 (2)"]
+    assert list(shares.loc["tanh"]) == ["–", "33% of 6 (4)"]
     by_shape = luck.loss_shapes(
         leaders.assign(weights=["1 " * (text.count("(") + text.count(",")) for text in leaders["expression"]])
     )
-    assert by_shape.loc["does not rise with the error", "with: fragile"] == "100%"
+    assert by_shape.loc["does not rise with the error", "with"] == "100% of 2 (2)"
+    assert luck.fragile_leaders(leaders, 1) == [
+        "evomal, seed 0, rank 1: 0.5000 as seen, median 0.5500, worse from 1 of 4 starts: mul(y, f)"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -202,15 +202,15 @@ def chosen_again(found: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _shares(found: pandas.DataFrame, has: pandas.DataFrame) -> pandas.DataFrame:
-    """For each column of `has`, a flag of the rows of `found`: share of fragile with and without it, of how many leaders of
-    how many searches."""
+    """For each column of `has`, a flag of the rows of `found`: "10% of 21 (7)" with it and without it, which is the share of
+    fragile losses among so many leaders (of so many searches)."""
     rows = {}
     for name in has:
-        row = {}
-        for words, part in (("with", found[has[name]]), ("without", found[~has[name]])):
-            row[f"{words}: fragile"] = f"{part['fragile'].mean():.0%}" if len(part) else "–"
-            row[f"{words}: leaders"], row[f"{words}: searches"] = len(part), part.groupby(SEARCH).ngroups
-        rows[name] = row
+        sides = {"with": found[has[name]], "without": found[~has[name]]}
+        rows[name] = {
+            side: f"{part['fragile'].mean():.0%} of {len(part)} ({part.groupby(SEARCH).ngroups})" if len(part) else "–"
+            for side, part in sides.items()
+        }
     return pandas.DataFrame(rows).T
 
 
@@ -335,3 +335,14 @@ def not_repeated(found: pandas.DataFrame, most: float = 1e-3) -> list[str]:
             name = f"{title(row)}, {row.method}, seed {row.seed}, rank {row.rank}"
             lines.append(f"{name}: {report.number(row.errors[0])} instead of {report.number(row.fitness)}")
     return [*lines, f"{len(leaders) - len(lines)} of {len(leaders)} leaders repeat their recorded fitness to {most:g}"]
+
+
+def fragile_leaders(found: pandas.DataFrame, most: int = 6) -> list[str]:
+    """A line for each fragile leader of `found`, those that are worse than the task loss from the most starts first."""
+    rows = found[found["fragile"]].sort_values("worse", ascending=False)
+    lines = []
+    for row in rows.head(most).itertuples():
+        errors = f"{report.number(row.seen)} as seen, median {report.number(row.median)}"
+        worse = f"worse from {round(row.worse * row.others)} of {row.others} starts"
+        lines.append(f"{row.method}, seed {row.seed}, rank {row.rank}: {errors}, {worse}: {row.expression}")
+    return lines

@@ -50,7 +50,7 @@ def best_leaders(found: pandas.DataFrame) -> Figure:
     A panel a task, a colour a method, a column a seed. Above a column stands "×" with the number of starts that fail.
     """
     tasks = _tasks(found[found["rank"] == 0])
-    figure, axes = grid(len(tasks), 2, (4.9, 3.6))
+    figure, axes = grid(len(tasks), 3, (4.3, 3.4))
     for axis, (name, group) in zip(axes, tasks.items(), strict=False):
         x, ticks, drawn, failures = 0.0, {}, [], {}
         for method in methods(group):
@@ -70,7 +70,7 @@ def best_leaders(found: pandas.DataFrame) -> Figure:
             x += 0.8
         axis.set_xticks(list(ticks), list(ticks.values()))
         axis.grid(False, axis="x")
-        axis.set(title=name + _verdict(group))
+        axis.set_title(name + _verdict(group), fontsize="small")
         _errors(axis, drawn, 1.5 if failures else 0)
         for place, text in failures.items():
             how = {"color": PALETTE[3], "ha": "center", "va": "top", "fontsize": "small"}
@@ -116,7 +116,7 @@ def regression(found: pandas.DataFrame) -> Figure:
     On the dotted line fitness is what it promises. A loss that fails from a start counts as the trivial predictor there.
     """
     tasks = _tasks(of_searches(found))
-    figure, axes = grid(len(tasks), 2, (4.4, 3.4))
+    figure, axes = grid(len(tasks), 3, (3.4, 3.0))
     for axis, (name, group) in zip(axes, tasks.items(), strict=False):
         for method in methods(group):
             rows = group[group["method"] == method]
