@@ -15,7 +15,7 @@ from ..tasks import DataUnavailable
 from ..workers import Processes, WorkerLost
 from . import store
 from .cell import Cell
-from .run import find_run, progress_line, run_cell
+from .run import find_run, harmless, progress_line, run_cell
 
 POLL_SECONDS = 1.0
 TRIES = 3  # starts of a cell; what has ended three workers will end a fourth
@@ -50,7 +50,7 @@ def run_grid(
         Runs in the order of `cells`. One that failed has status "unavailable" (its data set cannot be had) or "failed",
         and a `reason`. A cell whose worker was lost begins again elsewhere, from where it was, three times at most.
     """
-    say, cells = progress or (lambda line: None), list(cells)
+    say, cells = harmless(progress), list(cells)
     for cell in cells:
         check(isinstance(cell, Cell), "cells", "a list of Cells, like [Cell('diabetes', 'mlp', 'evomal')]", repr(cell))
         inspect.signature(run_cell).bind(cell, **same)  # raises TypeError for an argument that it does not take
