@@ -1,5 +1,6 @@
 """Tests of one search under several conventions: which columns they stand in, and what is counted."""
 
+import json
 import math
 
 import pytest
@@ -107,3 +108,34 @@ def test_old_tests_of_released_are_from_fresh_weights(folders):  # noqa: F811
     (run,) = store.read_runs(folders[1])[0]
     assert run.cell.protocol == "released+test_start=fresh" and run.cell.search.protocol == "released"
     assert conventions.convention(run.cell) == conventions.FRESH
+
+
+def test_a_search_below_robust_stands_for_the_same_search(written):
+    write(written[1] / "robust", "evomal", 0, test=0.3)
+    write(written[1] / "robust", "evomal", 0, test=0.2, protocol="robust")
+    found = conventions.trainings(written[0], written[1]).query("method == 'evomal' and loss_seed == 0")
+    errors = {(row.convention, row.start_seed): row.error for row in found.itertuples()}
+    assert errors == {(conventions.FRESH, 0): 0.3, (conventions.ROBUST, 0): 0.2}
+
+
+def test_cells_of_every_convention():
+    cells = conventions.cells([cell(seed=3)], 3)
+    assert [conventions.convention(c) for c in cells] == [
+        conventions.SEARCHS,
+        conventions.STOPPED,
+        *[conventions.FRESH] * 3,
+        *[conventions.ROBUST] * 3,
+    ]
+    assert {c.search for c in cells} == {cell(seed=3)} and {c.seed for c in cells[2:5]} == {3, 0, 1}
+
+
+def test_contests_are_counted_with_their_cost(folders):  # noqa: F811
+    for seed, name in enumerate(("leader 0", "leader 4", "task loss, tuned")):
+        path = write(folders[1], "evomal", seed, protocol="robust", seconds={"total": 60.0, "test": 20.0})
+        (test,) = path.parent.glob("tests/*.json")
+        data = json.loads(test.read_text())
+        data |= {"selection": name, "loss": {"kind": "squared_error"}, "seconds": {"test": 20.0, "selection": 10.0}}
+        test.write_text(json.dumps(data))
+    (row,) = conventions.contests(folders[0], folders[1]).to_dict("records")
+    assert (row["n"], row["search s"], row["selection s"], row["share"]) == (3, 40, 10, 0.25)
+    assert (row["best leader"], row["another leader"], row["task loss"], row["task loss, tuned"]) == (1, 1, 0, 1)

@@ -6,8 +6,9 @@ the loss of the search of seed 3). The other conventions are tests from fresh we
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy
 import pandas
@@ -29,6 +30,8 @@ CONVENTIONS = {
     ("fresh", "halving", "validation"): "fresh, robust, step by validation",
 }
 SEARCHS, FRESH, STOPPED, ROBUST, BOTH = CONVENTIONS.values()
+# Convention -> that of the other method beside it, where this is not fresh weights: equals are compared
+BESIDE = {SEARCHS: SEARCHS, STOPPED: STOPPED, BOTH: STOPPED}
 ROW = ["source", "dataset", "model", "protocol", "budget", "method"]
 
 
@@ -107,6 +110,20 @@ def both(records: report.Records, paper: pandas.DataFrame, rows: Iterable, bold:
     return shown.fillna("no record")
 
 
+def _tests(results_dir, reference_dir) -> Iterator[tuple[str, store.Run]]:
+    """(source of records, run) of all tests; a search in `reference_dir`/robust stands for the same in `reference_dir`."""
+    reference = Path(reference_dir or report.REFERENCE)
+    known: set[Cell] = set()
+    for source, folder in (
+        ("reference", reference / "robust"),
+        ("reference", reference),
+        ("own", store.results_dir(results_dir)),
+    ):
+        runs = [run for run in store.read_runs(folder)[0] if source == "own" or run.cell.search not in known]
+        known |= {run.cell.search for run in runs if source == "reference"}
+        yield from ((source, run) for run in runs)
+
+
 def trainings(results_dir=None, reference_dir=None) -> pandas.DataFrame:
     """A row for each test of a loss on its own task: the row of a table, loss_seed, start_seed, convention, error.
 
@@ -114,16 +131,14 @@ def trainings(results_dir=None, reference_dir=None) -> pandas.DataFrame:
     settings than the budget's, such as another number of steps, have a budget of their own.
     """
     rows = []
-    folders = {"reference": reference_dir or report.REFERENCE, "own": store.results_dir(results_dir)}
-    for source, folder in folders.items():
-        for run in store.read_runs(folder)[0]:
-            cell, name = run.cell, convention(run.cell)
-            if cell.transferred or name is None:
-                continue
-            key = (source, cell.dataset, cell.model, of_search(cell.protocol), cell.budget, cell.method)
-            error = math.inf if run.test_metric is None else run.test_metric
-            for each in CONVENTIONS.values() if run.status == "no_loss" else [name]:
-                rows.append((*key, cell.search.seed, cell.seed, each, error, run.status == "no_loss"))
+    for source, run in _tests(results_dir, reference_dir):
+        cell, name = run.cell, convention(run.cell)
+        if cell.transferred or name is None:
+            continue
+        key = (source, cell.dataset, cell.model, of_search(cell.protocol), cell.budget, cell.method)
+        error = math.inf if run.test_metric is None else run.test_metric
+        for each in CONVENTIONS.values() if run.status == "no_loss" else [name]:
+            rows.append((*key, cell.search.seed, cell.seed, each, error, run.status == "no_loss"))
     table = pandas.DataFrame(rows, columns=[*ROW, "loss_seed", "start_seed", "convention", "error", "no_loss"])
     # A contest of a search without a loss ends with the task loss: its tests count, not that there was none.
     key = [*ROW, "loss_seed", "convention"]
@@ -180,7 +195,8 @@ def _text(row) -> str:
 def against(found: pandas.DataFrame, name: str, other: str = "baseline", method: str = "evomal") -> pandas.DataFrame:
     """A method's losses under a convention against another method's, start by start.
 
-    The starts of a pair are equal: the search's of one seed, or fresh ones of one seed. A loss's differences are averaged
+    The starts of a pair are equal: the search's of one seed, or fresh ones of one seed; where the step is chosen by
+    validation, it is for both. A loss's differences are averaged
     over its starts before the interval is taken over losses, because starts of one loss are no independent searches. A
     training that failed is worse than any other.
 
@@ -189,7 +205,7 @@ def against(found: pandas.DataFrame, name: str, other: str = "baseline", method:
     """
     rows, key = [], ROW[:-1]
     mine = found.query("method == @method and convention == @name")
-    theirs = found[(found["method"] == other) & (found["convention"] == (SEARCHS if name == SEARCHS else FRESH))]
+    theirs = found[(found["method"] == other) & (found["convention"] == BESIDE.get(name, FRESH))]
     theirs = theirs[theirs["loss_seed"] == theirs["start_seed"]]
     theirs = theirs.set_index([*key, "start_seed"])["error"]
     joined = mine.join(theirs.rename("other"), on=[*key, "start_seed"]).dropna(subset="other")
@@ -260,19 +276,18 @@ def verdicts(
     return lines or ["No loss was tested beside another method from an equal start yet."]
 
 
-def contests(records: report.Records) -> pandas.DataFrame:
+def contests(results_dir=None, reference_dir=None) -> pandas.DataFrame:
     """What contests cost and whom they chose: a row for each task, budget and method with `selection=halving`.
 
     Returns:
         n; seconds of search and of selection, means; share, of selection in search; leader, how often the winner was the
         leader of best fitness, another leader, the task loss, or the task loss at its tuned rate.
     """
-    rows = {}
-    for source in report.SOURCES:
-        for run in getattr(records, source):
-            if run.data.get("selection") and not run.cell.source:
-                key = (source, run.cell.dataset, run.cell.model, run.cell.budget, run.cell.method)
-                rows.setdefault(key, []).append(run)
+    rows: dict[tuple, list[store.Run]] = {}
+    for source, run in _tests(results_dir, reference_dir):
+        if run.data.get("selection") and not run.cell.source and convention(run.cell) == ROBUST:
+            key = (source, run.cell.dataset, run.cell.model, run.cell.budget, run.cell.method)
+            rows.setdefault(key, []).append(run)
     found = []
     for key, runs in rows.items():
         search, selection = (numpy.mean([run.seconds[name] for run in runs]) for name in ("search", "selection"))
