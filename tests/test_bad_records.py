@@ -225,7 +225,7 @@ def test_records_of_every_schema_are_read_for_ever():
         kept = json.loads((run.path / "record.json").read_text())
         schemas.add(kept["schema"])
         assert run.status == kept.get("status", "complete")
-        if kept["schema"] == 1 and run.cell == ec.Cell(**kept["cell"]):
+        if kept["schema"] == 1 and not (run.path / "tests" / f"{run.cell.test}.json").exists():  # its own test
             assert run.test_metric == kept["test_metric"] and run.data["history"] == kept["history"]
         elif kept["loss"]:
             tests = [json.loads(path.read_text()) for path in run.path.glob("tests/*.json")]

@@ -578,7 +578,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path, chang
 def test_a_search_lists_all_that_it_was_computed_with(tmp_path, monkeypatch):
     """Begun by one engine and thread, gone on with others, and by other code; the usual search has one entry."""
 
-    class Stop(Exception):
+    class Stop(KeyboardInterrupt):
         pass
 
     def stop(line):

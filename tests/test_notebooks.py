@@ -107,7 +107,7 @@ def test_papermill_computes_a_seed_names_a_damaged_record_and_ends_with_the_tabl
         output.data["text/html"]
         for cell in code_cells(notebook)
         for output in cell.outputs
-        if "display_summary" in cell.source and "text/html" in output.get("data", {})
+        if "conventions.both" in cell.source and "text/html" in output.get("data", {})
     ]
     assert "0.3829 ± 0.0065" in tables[0]
     assert "(n = 1)" in tables[0]
