@@ -22,6 +22,7 @@ def digits() -> dict:
         run = ec.run_cell(ec.Cell("diabetes", "mlp", "evomal", 0, "smoke"), results_dir=folder, device="cpu")
     found = {name: run.data[name] for name in NAMES}
     found["history"] = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in found["history"]]
+    found["loss"] = {name: value for name, value in found["loss"].items() if name not in ("schema", "version")}
     return {"versions": {name: machine.versions()[name] for name in VERSIONS}, **found}
 
 

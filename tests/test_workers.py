@@ -132,7 +132,8 @@ def test_control_c_ends_a_grid_at_once_and_the_next_goes_on(tmp_path):
     given = os.environ | {"EVOMAL_RESULTS": str(tmp_path / "runs")}
     command = [sys.executable, tmp_path / "script.py"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=given, start_new_session=True, **pipes) as process:
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731, a job in the background ignores it
+    with subprocess.Popen(command, env=given, start_new_session=True, preexec_fn=heard, **pipes) as process:
         while "generation 3/" not in process.stdout.readline():
             assert process.poll() is None
         began = time.monotonic()
