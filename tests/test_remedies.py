@@ -180,7 +180,7 @@ def test_neighbours_finds_exactly_what_a_scan_finds():
     for key in keys:
         norms = np.array(key.split(), float)
         logs = np.log(np.maximum(norms, 1e-30))
-        near = [o for _, o in found.sorted if np.abs(found._logarithms(o) - logs).max() <= math.log1p(0.01)]
+        near = [o for _, o in found.sorted if np.abs(found.logarithms[o] - logs).max() <= math.log1p(0.01)]
         before = len(found.sorted)
         assert found.find_or_add(key) in (near or [key])
         assert len(found.sorted) == before + (not near)

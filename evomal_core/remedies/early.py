@@ -11,7 +11,7 @@ import numpy as np
 from ..config import Config
 from ..losses.handcrafted import task_loss
 from ..registry import METHODS, Work
-from ..search.state import Leader, Method, Result, SearchState, evaluated, tell
+from ..search.state import Leader, Method, Result, SearchState, evaluated, number, tell
 from ..training.trial import Trial, early_stops, run_trial
 
 RATES = np.logspace(-3, 0, 13).tolist()  # four a decade
@@ -32,6 +32,10 @@ class Stopped:
     outcome: str
     curves: tuple[tuple[float, ...], ...] = ()
 
+    def __post_init__(self):  # JSON has lists, and null where an error was not finite
+        curves = tuple(tuple(map(number, curve)) for curve in self.curves)
+        object.__setattr__(self, "curves", curves)
+
     def __len__(self) -> int:
         return 3
 
@@ -43,15 +47,6 @@ class EarlyState(SearchState):
     tried: list[Stopped] = field(default_factory=list)
     candidate: ClassVar[type] = Stopped
     lists: ClassVar[dict[str, type]] = {"tried": Stopped}
-
-    @classmethod
-    def decoded(cls, data: dict) -> dict:
-        found = super().decoded(data)
-        stopped = [*found["tried"], *([found["best"]] if found["best"] else [])]
-        for one in stopped:
-            curves = tuple(tuple(math.inf if e is None else e for e in curve) for curve in one.curves)
-            object.__setattr__(one, "curves", curves)
-        return found
 
 
 def trainings(config: Config) -> int:

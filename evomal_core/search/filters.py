@@ -87,23 +87,24 @@ class Neighbours:
     """
 
     def __init__(self, keys: Iterable[str], tolerance: float):
-        self.tolerance, self.sorted = math.log1p(tolerance), sorted((self._mean(key), key) for key in keys)
+        self.tolerance = math.log1p(tolerance)
+        self.logarithms = {key: _logarithms(key) for key in keys}
+        self.sorted = sorted((float(logarithms.mean()), key) for key, logarithms in self.logarithms.items())
 
     def find_or_add(self, key: str) -> str:
         """One of the keys that agree with this one; else this one, which is added."""
-        mean, own = self._mean(key), self._logarithms(key)
-        low = bisect.bisect_left(self.sorted, (mean - self.tolerance - 1e-9, ""))
-        for other_mean, other in self.sorted[low:]:
-            if other_mean > mean + self.tolerance + 1e-9:
+        own = _logarithms(key)
+        mean, margin = float(own.mean()), self.tolerance + 1e-9
+        for other_mean, other in self.sorted[bisect.bisect_left(self.sorted, (mean - margin, "")) :]:
+            if other_mean > mean + margin:
                 break
-            if np.abs(self._logarithms(other) - own).max() <= self.tolerance:
+            if np.abs(self.logarithms[other] - own).max() <= self.tolerance:
                 return other
         bisect.insort(self.sorted, (mean, key))
+        self.logarithms[key] = own
         return key
 
-    @staticmethod
-    def _logarithms(key: str) -> np.ndarray:
-        return np.log(np.maximum(np.array(key.split(), dtype=np.float64), 1e-30))
 
-    def _mean(self, key: str) -> float:
-        return float(self._logarithms(key).mean())
+def _logarithms(key: str) -> np.ndarray:
+    """The logarithms of a key's norms, (B,); a norm of 0 counts as tiny."""
+    return np.log(np.maximum(np.array(key.split(), dtype=np.float64), 1e-30))

@@ -63,7 +63,7 @@ def ask(
     stream = streams.integer(seed, "genetic", state.generation)
     if fresh or not state.population:
         grown = expression.grow(stream, config.initial_height, config.population, config.operators)
-        first = [] if state.population else list(known)[: config.population]
+        first = list(known)[: config.population]
         return first + list(map(str, grown))[len(first) :]
     with streams.global_generators(stream):
         return _offspring(state.population, config)
@@ -103,7 +103,8 @@ def select(population: list[Individual], config: Config) -> Individual:
 def step(state: GeneticState, evaluator: Evaluator, fresh: bool = False) -> None:
     """One generation: ask, evaluate, tell."""
     config = evaluator.config
-    known = known_losses(evaluator.problems[0].task.classification, config)
+    classification = evaluator.problems[0].task.classification
+    known = () if state.population else known_losses(classification, config)
     population = ask(state, config, evaluator.seed, fresh, known)
     individuals, outcomes, seconds = evaluator.evaluate(population, state.memory, state.generation)
     tell(state, individuals, outcomes, seconds, config)

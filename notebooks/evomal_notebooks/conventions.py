@@ -73,13 +73,10 @@ def of_convention(records: report.Records, name: str) -> report.Records:
     """
 
     def chosen(runs: Iterable[store.Run]) -> list[store.Run]:
-        there = {run.cell.search for run in runs if run.status != "no_loss" and convention(run.cell) == name}
-        mine = [
-            run
-            for run in runs
-            if (convention(run.cell) == name if run.status != "no_loss" else run.cell.search not in there)
-        ]
-        return [replace(run, cell=replace(run.cell, protocol=of_search(run.cell.protocol))) for run in mine]
+        tested = [run for run in runs if run.status != "no_loss" and convention(run.cell) == name]
+        there = {run.cell.search for run in tested}
+        without = [run for run in runs if run.status == "no_loss" and run.cell.search not in there]
+        return [replace(r, cell=replace(r.cell, protocol=of_search(r.cell.protocol))) for r in tested + without]
 
     return report.Records(chosen(records.reference), chosen(records.own), records.damaged)
 
@@ -88,9 +85,11 @@ def searches(records: report.Records) -> report.Records:
     """One run for each search, however often its loss was tested: that from fresh weights where there is one."""
 
     def once(runs: Iterable[store.Run]) -> list[store.Run]:
-        ranked = sorted(runs, key=lambda run: convention(run.cell) != FRESH)  # stable
-        kept = {id(run) for run in {run.cell.search: run for run in reversed(ranked)}.values()}
-        return [replace(r, cell=replace(r.cell, protocol=of_search(r.cell.protocol))) for r in runs if id(r) in kept]
+        kept: dict[Cell, store.Run] = {}
+        for run in runs:
+            if run.cell.search not in kept or convention(run.cell) == FRESH:
+                kept[run.cell.search] = run
+        return [replace(r, cell=replace(r.cell, protocol=of_search(r.cell.protocol))) for r in kept.values()]
 
     return report.Records(once(records.reference), once(records.own), records.damaged)
 
