@@ -26,6 +26,7 @@ from .losses.handcrafted import CrossEntropy, SquaredError
 from .losses.meta_network import MetaLoss
 from .models import build_model
 from .operators import register_operator
+from .own import search_loss
 from .registry import DATASETS, METHODS, MODELS
 from .search import Leader, Result, SearchState, search
 from .tasks import DataUnavailable, Task, load_task

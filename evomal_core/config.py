@@ -276,11 +276,26 @@ class Config:
         Args:
             cell: has `dataset`, `budget` (optionally with overrides, `quick+generations=10`) and `protocol`.
         """
-        budget, *changes = str(cell.budget).split("+")
+        budget = str(cell.budget).split("+")[0]
         check_choice("budget", budget, BUDGETS)
-        values: dict[str, Any] = dict(BUDGETS[budget])
-        values |= DATASETS[check_choice("data set", cell.dataset, DATASETS)].settings_for(budget)
-        protocol = Protocol.parse(cell.protocol)
+        settings = DATASETS[check_choice("data set", cell.dataset, DATASETS)].settings_for(budget)
+        return cls.of(cell.budget, cell.protocol, settings)
+
+    @classmethod
+    def of(cls, budget: str, protocol: str = "paper", settings: dict | None = None) -> "Config":
+        """The settings of a budget and a protocol.
+
+        Args:
+            budget: optionally with overrides, `quick+generations=10`.
+            settings: of the data set; they stand behind the overrides, and before the budget.
+
+        Raises:
+            ValueError: an unknown name, with its near miss.
+        """
+        budget, *changes = str(budget).split("+")
+        check_choice("budget", budget, BUDGETS)
+        values: dict[str, Any] = dict(BUDGETS[budget]) | (settings or {})
+        protocol = Protocol.parse(protocol)
         for name, switch in SWITCHES.items():
             if switch.field:
                 values[switch.field] = protocol[name] if switch.true is None else protocol[name] == switch.true

@@ -11,26 +11,31 @@ import torch
 from torch.func import grad, jvp
 
 from ..config import Config
-from ..models.forward import ForwardMap
+from ..models.forward import ForwardMap, tangent
 from ..training import sgd
 from . import private, stacked
 from .derivatives import Derivatives, LossInputs, gradient
 from .linearise import Linearisation
 
 
-def jvp_engine(losses, model, train, validation, task_loss, config: Config, seeds) -> list[tuple[torch.Tensor, ...]]:
-    """Meta-gradients of several losses from one theta; any model, any S_base (module docstring)."""
+def jvp_engine(losses, model, train, validation, task_loss, config: Config, seeds, optimiser=None):
+    """Meta-gradients of several losses from one theta, a list of tuples; any model, any S_base (module docstring).
+
+    Args:
+        optimiser: as of `training.Problem`; None for the rule of `training.sgd`.
+    """
+    make = optimiser.rule if optimiser else sgd.Unrolled
     maps, x = ForwardMap(model), train[0][0]
     theta0, z0 = maps.trace(maps.weights, x, seeds[0])
     together = max(1, config.copies)
-    if len(train) == 1 and min(together, len(losses)) > 1:
+    if len(train) == 1 and min(together, len(losses)) > 1 and not optimiser:
         groups = [losses[i : i + together] for i in range(0, len(losses), together)]
         common = (maps, z0, theta0, train[0], validation, task_loss, config, seeds)
         return [gradient for group in groups for gradient in stacked.stacked_jvp(group, *common)]
     linear = Linearisation.of(model, x) if len(losses) > 1 else None  # J of the first step, which all losses share
     results = []
     for k, loss in enumerate(losses):
-        path, found, rule = [maps.weights], [], sgd.Unrolled(config, private.add_scaled)
+        path, found, rule = [maps.weights], [], make(config, private.add_scaled)
         for s, batch in enumerate(train):
             theta, z = maps.trace(path[s], batch[0], seeds[s]) if s else (theta0, z0)
             found.append(Derivatives([loss], LossInputs(z, batch[1]), order=2))
@@ -42,7 +47,7 @@ def jvp_engine(losses, model, train, validation, task_loss, config: Config, seed
         adjoint, total = torch.autograd.grad(z, theta, v, materialize_grads=True), None
         for s in range(len(train) - 1, -1, -1):
             l = rule.back(adjoint)
-            u = linear(l) if linear and s == 0 else jvp(lambda *w, s=s: maps(w, train[s][0], seeds[s]), path[s], l)[1]
+            u = linear(l) if linear and s == 0 else tangent(maps, path[s], l, train[s][0], seeds[s])
             (part,) = found[s].mixed(u.detach()[None])
             total = part if total is None else private.add_scaled(total, part, 1)
             if s:

@@ -72,7 +72,7 @@ class FastSession(Session):
 
 def sessions(losses: Sequence[nn.Module], problem: Problem, config: Config) -> list[Session]:
     """Sessions that train a model each under these losses, stacked where that pays."""
-    together = 1 if config.score_non_finite else stacked.copies(config, problem)
+    together = 1 if config.score_non_finite or problem.optimiser else stacked.copies(config, problem)
     if together == 1:
         return [FastSession(loss, problem, config) for loss in losses]
     kind = stacked.LinearSession if stacked.single_layer(problem.model) else stacked.StackedSession

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.func import functional_call
+from torch.func import functional_call, jvp
 
 from .random_layers import draws_random_numbers, seeded
 
@@ -106,6 +106,23 @@ class ForwardMap:
     def stacked_fixed(self, n: int) -> dict[str, torch.Tensor]:
         """Buffers and untrained parameters of `n` copies; vmap updates running statistics only where they are stacked."""
         return {name: stack(tensor, n) for name, tensor in (self.buffers | self.fixed).items()}
+
+
+def tangent(maps: ForwardMap, weights, directions, x: torch.Tensor, seed: int | None) -> torch.Tensor:
+    """J l (B, C): the derivative of the outputs at `weights` along `directions`.
+
+    It is one forward-mode product. Where an operation of the model has no forward mode (the fused weight normalisation,
+    an `out=` function), it is two backward passes: the derivative of v -> v^T J l.
+    """
+    try:
+        return jvp(lambda *w: maps(w, x, seed), tuple(weights), tuple(directions))[1]
+    except NotImplementedError:
+        inputs, z = maps.trace(weights, x, seed)
+        with torch.enable_grad():
+            v = torch.zeros_like(z, requires_grad=True)
+            back = torch.autograd.grad(z, inputs, v, create_graph=True, materialize_grads=True)
+            reached = [(g, l) for g, l in zip(back, directions, strict=True) if g.requires_grad]
+            return torch.autograd.grad([g for g, _ in reached], v, [l for _, l in reached])[0]
 
 
 def stack(tensor: torch.Tensor, n: int) -> torch.Tensor:

@@ -15,9 +15,11 @@ from torch import nn
 
 from ..config import Config
 from ..models.random_layers import seeded
+from ..training import heartbeat
 from ..training.output_gradients import output_gradients
 from ..training.problem import Problem
 
+HEARTBEAT_EVERY = 25  # steps of the rejection protocol
 EXACT = 7  # digits of the norms in a key of which "within" is asked: those of float32
 
 
@@ -34,11 +36,11 @@ class Probe:
         """The first min(100, n) training instances [R], through a fresh network in training mode."""
         problem = Problem.of(problem, config)
         x, y = (part[: config.rejection_batch] for part in problem.task.train)
-        x = problem.task.inputs(x)
+        x, y = problem.task.inputs(x), problem.task.targets(y)
         problem.initialise(seed, "filter")
         with torch.no_grad(), seeded(problem.layer_seed(seed, "filter", 0), x.device):
             prediction = problem.model.train()(x)
-        return cls(prediction.clone(), y, problem.task.metric)
+        return cls(prediction.clone(), y, problem.task.filter_metric)
 
 
 def improvement(losses: Sequence[nn.Module], probe: Probe, config: Config) -> list[float]:
@@ -52,7 +54,9 @@ def improvement(losses: Sequence[nn.Module], probe: Probe, config: Config) -> li
     outputs = in_memory.mT
     adam = torch.optim.Adam([in_memory], lr=config.base_learning_rate, fused=True)
     gradients = output_gradients(probe.target)
-    for _ in range(config.rejection_steps):
+    for step in range(config.rejection_steps):
+        if step % HEARTBEAT_EVERY == 0:
+            heartbeat.beat()
         in_memory.grad = gradients(losses, outputs).mT.contiguous()
         adam.step()
     before = probe.metric(probe.prediction, probe.target)

@@ -5,7 +5,7 @@ whole state is one `SearchState`, which can be saved, compared, and goes on wher
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import ClassVar
@@ -117,13 +117,23 @@ def search(problems, config, seed, state, on_generation, learn_weights: bool = T
     while state.generation < config.generations:
         step(state, evaluator, fresh)
         on_generation(state)
+    return found(state, config, evaluator.compile)
+
+
+def found(state: GeneticState, config: Config, compile: Callable) -> Result:
+    """What a search has found so far: the best loss and the leaders.
+
+    Args:
+        compile: (expression, weights) -> loss.
+    """
     if state.best is None:
         return Result(None, None, (), state)
     best = state.best
     if config.fitness_start == "generation":  # fitness of one generation is compared, the last
         best = min(state.population, key=lambda individual: individual.fitness)
-    best = leading(evaluated_trees(state), best, config)
-    leaders = tuple(Leader(evaluator.compile(i.expression, i.weights), i.fitness) for i in best)
+    leaders = tuple(
+        Leader(compile(i.expression, i.weights), i.fitness) for i in leading(evaluated_trees(state), best, config)
+    )
     return Result(leaders[0].loss, None, leaders, state)
 
 

@@ -6,11 +6,18 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..config import Config
 from ..losses.handcrafted import task_loss
 from ..training.fitness import fitness
 from .state import Leader, Rate, Result, SearchState, evaluated, tell
 
 LEARNING_RATES = np.logspace(-3, 0, 25)
+
+
+def rates(config: Config, optimiser=None) -> list[float]:
+    """The rates that are tried: those of the paper's Fig. 8, or as many around the rate of an optimiser of one's own."""
+    around = config.base_learning_rate * np.logspace(-1.5, 1.5, len(LEARNING_RATES))
+    return (around if optimiser else LEARNING_RATES).tolist()
 
 
 @dataclass
@@ -26,7 +33,7 @@ def search(problems, config, seed, state: TunedState, on_generation) -> Result:
     """The task loss, with the learning rate of the best fitness; no loss if all diverged."""
     loss, start = task_loss(problems[0].task), time.perf_counter()
     if not state.tried:
-        for rate in LEARNING_RATES.tolist():
+        for rate in rates(config, problems[0].optimiser):
             (value,) = fitness([loss], problems, config, seed, learning_rate=rate)
             state.tried.append(Rate(rate, value, evaluated(value)))
         seconds = {"fitness": time.perf_counter() - start}

@@ -1,7 +1,8 @@
 """`Task`: a data set split in three, with the loss and the metric that go with it."""
 
+import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,27 @@ from . import augment
 
 Part = tuple[Tensor, Tensor]  # (x, y)
 PARTS = ("train", "validation", "test")
+EVALUATION_BATCH = 2_000  # instances; a tenth of it for images that are stored as bytes, whose models are larger
+
+
+def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """L_P of regression: the mean squared error of outputs and values (B, 1), a 0-d tensor."""
+    fits = prediction.ndim == 2 and target.shape == prediction.shape
+    got = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
+    check(fits, "mean squared error: prediction and target", "(B, 1) and (B, 1)", got)
+    return (prediction - target).square().mean()
+
+
+def error_rate(prediction: Tensor, target: Tensor) -> Tensor:
+    """L_P of classification: 1 − accuracy of raw outputs (B, C) for class indices (B,), a 0-d tensor.
+
+    A class cannot be read off a NaN, so predictions that hold one have the error rate NaN, not a fair-looking one.
+    """
+    fits = prediction.ndim == 2 and target.shape == prediction.shape[:1]
+    got = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
+    check(fits, "error rate: prediction and target", "(B, C) and (B,)", got)
+    wrong = (prediction.argmax(1) != target).to(prediction.dtype)  # (B,)
+    return wrong.masked_fill(prediction.isnan().any(1), float("nan")).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +49,9 @@ class Task:
             that the model sees for regression, (N,) int64 for classification.
         classification: else regression.
         outputs: C, the number of classes; 1 for regression.
-        task_loss: L_T; left out, `nn.CrossEntropyLoss()` or `nn.MSELoss()`.
+        task_loss: L_T; left out, `nn.CrossEntropyLoss()` or `nn.MSELoss()`. `to` moves a copy of it with the data.
+        metric: L_P, a function of (prediction, target) that gives a number, the lower the better; left out, `error_rate`
+            or `mean_squared_error`. It gets raw outputs (B, C) and class indices (B,), or outputs and values (B, 1).
         moments: mean and std of x / 255, a number a channel each, for uint8 x; None for floating-point x. Kept as two
             (channels,) float64 tensors on the device of x.
         augmented: parts whose images are cropped and flipped at random (`augment.crop_and_flip`), such as ("train",).
@@ -45,6 +69,7 @@ class Task:
     classification: bool
     outputs: int = 1
     task_loss: nn.Module | None = None
+    metric: Callable[[Tensor, Tensor], Tensor] | None = None
     moments: tuple[Tensor | Sequence[float], Tensor | Sequence[float]] | None = None
     augmented: tuple[str, ...] = ()
     padding: int = augment.PADDING
@@ -57,6 +82,9 @@ class Task:
             check(self.outputs == 1, "Task.outputs of regression", 1, self.outputs)
         if self.task_loss is None:
             object.__setattr__(self, "task_loss", nn.CrossEntropyLoss() if self.classification else nn.MSELoss())
+        if self.metric is None:
+            object.__setattr__(self, "metric", error_rate if self.classification else mean_squared_error)
+        check(callable(self.metric), "Task.metric", "a function of (prediction, target)", repr(self.metric))
         for part in PARTS:
             self._check_pair(part)
         self._check_images()
@@ -123,8 +151,8 @@ class Task:
 
     @property
     def metric_name(self) -> str:
-        """What `metric` gives."""
-        return "error rate" if self.classification else "mean squared error"
+        """What `metric` gives: "error rate", "mean squared error", or the name of a function of one's own."""
+        return getattr(self.metric, "__name__", type(self.metric).__name__).replace("_", " ")
 
     @property
     def device(self) -> torch.device:
@@ -139,26 +167,23 @@ class Task:
         """What the model sees of a batch of stored x: floating-point x as it is, uint8 x normalised, in `dtype`."""
         return augment.normalise(x, *self.moments, self.dtype) if x.dtype == torch.uint8 else x
 
-    def metric(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """L_P: mean squared error, or error rate = 1 − accuracy. The lower, the better.
+    def targets(self, y: Tensor) -> Tensor:
+        """The targets of a batch of stored y, as losses and metric take them: y as it is."""
+        return y
 
-        A class cannot be read off a NaN, so predictions that hold one have the error rate NaN, not a fair-looking one.
+    def content(self, part: str) -> tuple[Tensor, ...]:
+        """The tensors of a part, which say what data these are."""
+        return getattr(self, part)
 
-        Args:
-            prediction: (B, C) raw outputs.
-            target: (B, 1) values for regression, (B,) class indices for classification.
+    @property
+    def filter_metric(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The metric of the rejection protocol, which sees a hundred instances or so."""
+        return self.metric
 
-        Returns:
-            0-d tensor on the prediction's device; the host does not wait for it.
-        """
-        fits = target.shape == (prediction.shape[:1] if self.classification else prediction.shape)
-        shapes = "(B, C) and (B,)" if self.classification else "(B, 1) and (B, 1)"
-        got = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
-        check(prediction.ndim == 2 and fits, f"{self.metric_name}: prediction and target", shapes, got)
-        if not self.classification:
-            return (prediction - target).square().mean()
-        wrong = (prediction.argmax(1) != target).to(prediction.dtype)  # (B,)
-        return wrong.masked_fill(prediction.isnan().any(1), float("nan")).mean()
+    @property
+    def evaluation_batch(self) -> int:
+        """How many instances a trained model is run on at a time."""
+        return EVALUATION_BATCH // 10 if self.moments else EVALUATION_BATCH
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "Task":
         """This task on another device, or with another floating-point type; class indices stay int64, bytes uint8."""
@@ -167,4 +192,5 @@ class Task:
             return t.to(device=device or t.device, dtype=(dtype or t.dtype) if t.is_floating_point() else t.dtype)
 
         parts = {part: tuple(map(move, getattr(self, part))) for part in PARTS}
-        return dataclasses.replace(self, **parts, dtype=dtype or self.dtype)
+        task_loss = copy.deepcopy(self.task_loss).to(device=device, dtype=dtype)
+        return dataclasses.replace(self, **parts, task_loss=task_loss, dtype=dtype or self.dtype)

@@ -28,11 +28,11 @@ def draw(task: Task, part: str, batch_size: int, seed: int, purpose: str, *index
     x, y = getattr(task, part)
     padding = task.padding if part in task.augmented else None
     if len(x) <= batch_size and padding is None:
-        return task.inputs(x), y
+        return task.inputs(x), task.targets(y)
     rows, crops = _numbers(x.device, len(x), batch_size, padding, seed, purpose, *index)
     if rows is not None:
         x, y = x.index_select(0, rows), y.index_select(0, rows)
-    return task.inputs(crop_and_flip(x, *crops, padding) if crops else x), y
+    return task.inputs(crop_and_flip(x, *crops, padding) if crops else x), task.targets(y)
 
 
 def in_order(task: Task, part: str, size: int, instances: int = 0):
@@ -47,4 +47,4 @@ def in_order(task: Task, part: str, size: int, instances: int = 0):
             generator = streams.numpy_generator(0, "evaluation", start)
             crops = (numbers.to(x.device) for numbers in draw_augmentation(generator, len(some), task.padding))
             some = crop_and_flip(some, *crops, task.padding)
-        yield task.inputs(some), y[start : start + size]
+        yield task.inputs(some), task.targets(y[start : start + size])

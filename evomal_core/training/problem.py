@@ -26,6 +26,9 @@ class Problem:
 
     Args:
         config: its `autocast` and `channels_last` say how the model is run; left out, both are off.
+        optimiser: the base optimiser; None for that of the configuration (`sgd`). It has two methods: `session(weights,
+            config)` gives what steps weights, as `sgd.Sgd` does, and `rule(config, add)` one step as a function of the
+            weights with its adjoint, as `sgd.Unrolled` is.
 
     Attributes:
         task: the data, the task loss, the metric.
@@ -34,8 +37,9 @@ class Problem:
         layout: memory format in which convolutions are trained.
     """
 
-    def __init__(self, task: Task, model: nn.Module, config: Config | None = None):
+    def __init__(self, task: Task, model: nn.Module, config: Config | None = None, optimiser=None):
         config = config or Config()
+        self.optimiser = optimiser
         self.task = task
         self.model = rearranged(copy.deepcopy(model))
         if config.autocast:
@@ -70,7 +74,7 @@ class Problem:
         result = hashlib.blake2b(digest_size=16)
         shapes = [(name, tuple(p.shape), p.requires_grad) for name, p in self.model.named_parameters()]
         result.update(repr(shapes).encode())
-        data = [tensor for part in parts for tensor in getattr(self.task, part)]
+        data = [tensor for part in parts for tensor in self.task.content(part)]
         for tensor in (*data, *(value for _, value in self.frozen), *also):
             result.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
         return result.hexdigest()
@@ -132,5 +136,5 @@ def check_model(task: Task, model: nn.Module) -> None:
     except Exception as error:
         text = f"{task.name}: the model cannot be run on x {tuple(x.shape)} {x.dtype}: {error}"
         raise ValueError(text) from error
-    want = (len(x), task.outputs)
+    want = (len(task.targets(task.train[1][:PROBED])), task.outputs)
     check(got == want, f"{task.name}: the model's output", f"(B, {task.outputs})", f"{got} for B = {len(x)}")

@@ -22,7 +22,8 @@ class Session:
         self.model = rearranged(copy.deepcopy(problem.model), problem.layout).train()
         self.nonfinite = torch.zeros((), device=problem.task.device)  # NaN once a training loss was not finite
         self.stopped = torch.zeros((), dtype=torch.bool)
-        self.optimiser = self.make_optimiser([p for p in self.model.parameters() if p.requires_grad], config)
+        make = problem.optimiser.session if problem.optimiser else self.make_optimiser
+        self.optimiser = make([p for p in self.model.parameters() if p.requires_grad], config)
 
     make_optimiser = staticmethod(sgd.Sgd)
 

@@ -23,14 +23,13 @@ from ..checks import check, check_choice
 from ..config import Config
 from ..models.mixed_precision import MixedPrecision
 from ..models.random_layers import seeded
-from . import batches
+from . import batches, heartbeat
 from .acceleration import accelerated
 from .problem import Problem
 from .session import Session
 
 CHUNK = 25  # steps that one session makes before the next: its weights stay in the cache, batches are drawn once
 CHECK_EVERY = 2 * CHUNK  # steps between looks for trainings that diverged
-EVALUATION_BATCH = 2_000  # a tenth of it for images that are stored as bytes, whose models are larger
 LOOKS = 40  # of early stopping, at the validation error in the course of a training
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SCHEMA = 2
@@ -170,6 +169,7 @@ def _from_one_start(losses, problem: Problem, config: Config, seed: int, trial: 
             data = [problem.batch("train", config.batch_size, seed, f"{purpose}-batch", *index, t) for t in steps]
             seeds = [problem.layer_seed(seed, f"{purpose}-layers", *index, t) for t in steps]
             for session in running:
+                heartbeat.beat()
                 for t, batch, layer_seed in zip(steps, data, seeds, strict=True):
                     if t in trial.milestones:
                         session.optimiser.change_rate(0.1)
@@ -224,9 +224,10 @@ def evaluate(model: nn.Module | None, task, part: str, instances: int = 0, seed:
     if model is None:
         return math.inf
     model.eval()
-    size = EVALUATION_BATCH // 10 if task.moments else EVALUATION_BATCH
     with seeded(seed, task.device):
-        outputs, y = zip(*((model(x), y) for x, y in batches.in_order(task, part, size, instances)), strict=True)
+        outputs, y = zip(
+            *((model(x), y) for x, y in batches.in_order(task, part, task.evaluation_batch, instances)), strict=True
+        )
     outputs = torch.cat(outputs)
     value = float(task.metric(outputs, torch.cat(y))) if outputs.isfinite().all() else math.inf
     return value if math.isfinite(value) else math.inf

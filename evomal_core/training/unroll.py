@@ -10,6 +10,7 @@ The engine `higher` is the plain form: it differentiates through the unrolled gr
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from ..losses.elementwise import check_target
 from ..models.forward import random_layers
 from ..models.mixed_precision import MixedPrecision
 from ..models.random_layers import seeded
+from . import heartbeat
 from .acceleration import FORMS, accelerated
 from .problem import Problem
 
@@ -37,6 +39,7 @@ def meta_gradient(
     config: Config,
     engine: str = "auto",
     seed: int | None = None,
+    optimiser=None,
 ) -> tuple[torch.Tensor, ...]:
     """d L_T(f_theta_new) / d phi after `config.inner_steps` steps of the base optimiser under `loss` (eq. 4 to 9).
 
@@ -47,6 +50,7 @@ def meta_gradient(
         task_loss: L_T, called as `task_loss(prediction, target)`.
         engine: "auto", "jvp", "gram" or "higher" (module docstring).
         seed: the seed of what the layers draw; None takes one from torch's global generator.
+        optimiser: the base optimiser, as of `Problem`; None for that of the configuration.
 
     Returns:
         One tensor a parameter, like `loss.parameters()`.
@@ -68,7 +72,7 @@ def meta_gradient(
         if random_layers(model, train[0][0]):
             seed = int(torch.randint(2**62, ())) if seed is None else seed
             seeds = [streams.integer(seed, "meta-layers", 0, 0, s) for s in (*range(len(train)), -1)]
-        gradients = engine_for(engine, model, config)
+        gradients = engine_for(engine, model, config, optimiser)
         return gradients([loss], model, train, validation_batch, task_loss, config, seeds)[0]
 
 
@@ -82,8 +86,14 @@ def choose(engine: str, model: nn.Module, config: Config) -> str:
     return fastest(engine, model, config) if fastest else "higher"
 
 
-def engine_for(engine: str, model: nn.Module, config: Config):
-    """The function of that engine: (losses, model, train, validation, task_loss, config, seeds) -> meta-gradients."""
+def engine_for(engine: str, model: nn.Module, config: Config, optimiser=None):
+    """The function of that engine: (losses, model, train, validation, task_loss, config, seeds) -> meta-gradients.
+
+    An optimiser other than that of the configuration has the engine `jvp`, which knows its rule.
+    """
+    if optimiser:
+        check_choice("engine with an optimiser of one's own", engine, ("auto", "jvp"))
+        return partial(FORMS["jvp"], optimiser=optimiser)
     name = choose(engine, model, config)
     return higher_engine if name == "higher" else FORMS[name]
 
@@ -132,8 +142,9 @@ def _optimise(losses: Sequence[nn.Module], problems: list[Problem], config: Conf
     for loss, part in zip(losses, parts, strict=True):
         torch.nn.utils.vector_to_parameters(part, loss.parameters())  # views: Adam is elementwise, one steps all losses
     adam = torch.optim.Adam([flat], lr=config.meta_learning_rate, fused=True)
-    engines = [engine_for(config.engine, problem.model, config) for problem in problems]
+    engines = [engine_for(config.engine, problem.model, config, problem.optimiser) for problem in problems]
     for t in range(config.meta_steps):
+        heartbeat.beat()
         flat.grad = torch.zeros_like(flat)
         for i, problem in enumerate(problems):
             problem.initialise(seed, "meta-init", i, t)

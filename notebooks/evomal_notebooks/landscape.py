@@ -31,7 +31,7 @@ from evomal_core.experiments import store
 from evomal_core.machine import ROOT, environment
 from evomal_core.tasks import find_device
 from evomal_core.training import batches
-from evomal_core.training.trial import EVALUATION_BATCH
+from evomal_core.tasks.task import EVALUATION_BATCH
 
 from .report import REFERENCE, SOURCES
 

@@ -1,0 +1,332 @@
+"""`search_loss`: a loss for a model and data of one's own, in one call that says whether it is worth having."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .. import files, streams
+from ..checks import check, check_choice
+from ..config import Config
+from ..losses import MetaLoss
+from ..losses.handcrafted import task_loss as usual_loss
+from ..remedies import halving
+from ..search import SearchState, genetic, search, tuned
+from ..search.genetic import GeneticState
+from ..search.state import Leader, claim, origin_of
+from ..training import heartbeat
+from ..training.fitness import fitness
+from ..training.trial import CHUNK, Trial, run_trial
+from . import data
+from .adapt import plain_kernels
+from .optimisers import Factory, Optimiser, Schedule
+from .report import Found, Row
+from .setup import Own, settle
+from .watch import Enough, Progress, Watch
+
+SCHEMA = 1  # of the file of `checkpoint`
+METHOD = "evomal"
+
+
+def search_loss(
+    model: nn.Module | Callable[[], nn.Module],
+    train,
+    validation,
+    task: str,
+    *,
+    test=None,
+    metric: Callable | None = None,
+    task_loss: Callable | None = None,
+    optimizer: Factory | None = None,
+    schedule: Schedule | None = None,
+    init: str = "fresh",
+    forward: Callable | None = None,
+    target: Callable | None = None,
+    ignore_index: int | None = None,
+    initial_losses: str = "known",
+    operators: Sequence[str] | None = None,
+    budget: str = "quick",
+    protocol: str = "robust",
+    starts: int = 3,
+    timeout: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+    callbacks: Sequence[Callable[[Progress], bool | None]] = (),
+    checkpoint=None,
+) -> Found:
+    """Search for a loss for a model and data of one's own (EvoMAL, Fig. 1), and say whether it beats the usual one.
+
+    The search begins with known losses of the task beside random ones. Under the protocol `robust` its leaders and the task
+    loss, also at its best learning rate, then meet in a contest over fresh starts (`remedies.halving`). At the end the best
+    loss and both baselines are trained from `starts` other starts each, for the same number of steps.
+
+    Args:
+        model: an `nn.Module`, which is copied and never changed, or a function without arguments that makes one.
+        train, validation: a Dataset, a DataLoader, or a pair (x, y) of tensors, arrays or DataFrames. x may be a tuple or a
+            dict, and whole numbers (tokens) are left as they are. Losses are trained on the one part and judged on the other.
+        task: "binary" (one logit (B,), (B, 1) or (B, K) and targets 0 and 1), "multiclass" (logits (B, C) or (B, C, …)
+            and class indices (B,) or (B, …)), or "regression" (outputs and values of one shape).
+        test: a part that is measured at the end and judges instead of the validation part, which the search has used.
+        metric: (outputs, targets) -> number, the lower the better, in the shapes that the model gives; left out, the error
+            rate or the mean squared error. With `ignore_index` it gets (M, C) and (M,), what counts alone.
+        task_loss: the loss to beat, by which loss weights are learned, such as `nn.CrossEntropyLoss(weight=w)`; left out,
+            `BCEWithLogitsLoss`, `CrossEntropyLoss` or `MSELoss`.
+        optimizer: weights -> optimiser, like `lambda p: torch.optim.AdamW(p, 1e-3)`; left out, SGD with learning rate 0.01,
+            momentum 0.9 and weight decay 5e-4 (section IV). The meta-gradient goes through its first step (`own.optimisers`).
+        schedule: step -> factor of the learning rate.
+        init: "fresh", or "keep" to begin each training from the model's own weights (fine-tuning).
+        forward: (model, x) -> outputs, where that is not `model(x)`.
+        target: batch -> targets, where a batch is no pair (x, y); an autoencoder has `lambda b: b[0]`.
+        ignore_index: a target that does not count, such as that of padding.
+        initial_losses: "known" or "random", what generation 0 has.
+        operators: names of those that losses are made of; left out, the twelve of Table I.
+        budget: "smoke", "quick" or "paper", optionally with overrides of `Config`: "quick+generations=20+test_steps=500".
+            `test_steps` is the length of a full training.
+        protocol: "robust", or "paper": the loss of best fitness, without a contest.
+        timeout: seconds after which search and contest end with the best so far; the last trainings come on top.
+        device: "auto", "cpu" or "cuda".
+        progress: show a bar.
+        callbacks: called with a `Progress` after each generation; the search ends where one gives True.
+        checkpoint: a file from which a stopped call goes on, generation by generation.
+
+    Returns:
+        A `Found`: `loss`, `learning_rate`, `beats_baseline`, `table()`, `plot()`, and the report as text. Ctrl-C ends the
+        search and gives the best so far.
+
+    Raises:
+        ValueError: names what was expected and what came, before anything is computed.
+    """
+    check_choice("init", init, ("fresh", "keep"))
+    check(type(starts) is int and starts > 0, "starts", "a whole number, at least 1", repr(starts))
+    check(type(seed) is int and seed >= 0, "seed", "a whole number, 0 or more", repr(seed))
+    check(timeout is None or timeout > 0, "timeout", "positive seconds, or None", repr(timeout))
+    given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
+    parts = {name: data.read(part, name, target) for name, part in given.items()}
+    optimiser = Optimiser(optimizer or _sgd, schedule) if optimizer or schedule else None
+    config = _config(budget, protocol, initial_losses, operators, train, optimiser)
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    with streams.computing(), plain_kernels():
+        own = settle(
+            model, parts, task, config, metric=metric, task_loss=task_loss, optimiser=optimiser,
+            keep=init == "keep", forward=forward, ignore_index=ignore_index, device=where,
+        )  # fmt: skip
+        config = _fitted(config, own)
+        running = _Run(own, config, seed, starts, Watch(progress, timeout, callbacks), checkpoint)
+        return running.found()
+
+
+def _sgd(weights):
+    sgd = Config().sgd
+    return torch.optim.SGD(weights, **sgd)
+
+
+def _config(budget, protocol, initial_losses, operators, train, optimiser: Optimiser | None) -> Config:
+    size = getattr(train, "batch_size", None)  # of a DataLoader
+    settings = {"batch_size": size} if isinstance(size, int) else {}
+    settings |= {"base_learning_rate": optimiser.rate} if optimiser else {}
+    config = Config.of(budget, protocol, settings)
+    return replace(config, initial_losses=initial_losses, operators=tuple(operators or ()))
+
+
+def _fitted(config: Config, own: Own) -> Config:
+    """The filters look at about as many elements as they do where an instance has one; the dtype is the model's."""
+    instances = max(2, config.rejection_batch // max(1, own.shapes.positions))
+    return replace(config, rejection_batch=instances, dtype=str(own.problem.task.dtype).removeprefix("torch."))
+
+
+@dataclass
+class _Run:
+    """One call of `search_loss` under way."""
+
+    own: Own
+    config: Config
+    seed: int
+    starts: int
+    watch: Watch
+    checkpoint: object
+
+    def __post_init__(self):
+        self.problem, self.task = self.own.problem, usual_loss(self.own.problem.task)
+        self.state, self.contest = GeneticState(), halving.Contest()
+        self.best: Leader | None = None
+        self.held = False
+        self.path = None if self.checkpoint is None else Path(self.checkpoint).expanduser()
+        self.origin = origin_of([self.problem], self.config)
+        self._read()
+
+    def found(self) -> Found:
+        """Search, hold the contest, compare."""
+        stopped, interrupted = "", False
+        self.watch.begin(self._beats(), len(self.state.history), self.config.generations)
+        try:
+            with heartbeat.listening(self.watch.beat):
+                self.watch.phase("baseline")
+                self.watch.baseline = fitness([self.task], [self.problem], self.config, self.seed)[0]
+                self.watch.phase("search")
+                search([self.problem], self.config, self.seed, METHOD, self.state, self._on_generation)
+                if self.config.selection == "halving":
+                    self.watch.phase("contest")
+                    self._hold()
+        except Enough as enough:
+            stopped = str(enough)
+        except KeyboardInterrupt:
+            stopped, interrupted = "interrupted", True
+        rows: list[Row] = []
+        leaders = self._leaders()
+        try:
+            if not interrupted:
+                with heartbeat.listening(self.watch.quiet_beat):
+                    self.watch.phase("comparison")
+                    rows = self._compared(leaders)
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        finally:
+            self.watch.end()
+        return self._told(leaders, rows, stopped)
+
+    def _beats(self) -> int:
+        """How many beats there are to be, about."""
+        config, plan = self.config, halving.rounds(self.config)
+        each = config.meta_steps + config.rejection_steps // CHUNK + math.ceil(config.fitness_steps / CHUNK)
+        left = (config.generations - self.state.generation) * each
+        contest = (
+            sum(r.starts * math.ceil(r.steps / CHUNK) for r in plan) + 2 * plan[-1].starts * plan[-1].steps // CHUNK
+        )
+        rates = len(tuned.LEARNING_RATES) * math.ceil(config.fitness_steps / CHUNK)
+        compared = 3 * self.starts * math.ceil(config.test_steps / CHUNK)
+        return left + rates + compared + (contest if config.selection == "halving" else 0)
+
+    def _on_generation(self, state: SearchState) -> None:
+        self._write()
+        self.watch.generation(state, self.config.generations)
+
+    def _hold(self) -> None:
+        def on_round(contest) -> None:
+            self._write()
+
+        leaders = [leader for leader in self._leaders() if not isinstance(leader.loss, type(self.task))]
+        won = halving.hold(self.contest, leaders, self.problem, self.config, self.seed, on_round)
+        self.held = True
+        own = won.name in (halving.TASK_LOSS, halving.TUNED)
+        self.best = None if own else next(l for l in leaders if l.loss is won.loss)
+
+    def _leaders(self) -> list[Leader]:
+        """The search's, the best first; the winner of a contest before all others."""
+
+        def compile(expression: str, weights) -> MetaLoss:
+            tensor = torch.as_tensor(weights, dtype=getattr(torch, self.config.dtype))
+            kind = (self.problem.task.classification, self.config.non_negative, self.config.protection)
+            return MetaLoss(expression, tensor, *kind).to(self.problem.task.device).requires_grad_(False)
+
+        if not hasattr(self, "_found") or self._found[0] != self.state.generation:
+            self._found = self.state.generation, list(genetic.found(self.state, self.config, compile).leaders)
+        leaders = self._found[1]
+        return leaders if self.best is None else [self.best, *(l for l in leaders if l is not self.best)]
+
+    def _compared(self, leaders: list[Leader]) -> list[Row]:
+        """The best loss and both baselines, each trained in full from the same starts, which no search has seen."""
+        rate = self.contest.rates.get(halving.TUNED)
+        if not self.contest.rates:
+            found = tuned.search([self.problem], self.config, self.seed, tuned.TunedState(), lambda state: None)
+            rate = found.learning_rate
+        usual, own = _name(self.own.task_loss), self.config.base_learning_rate
+        wanted = [(f"{usual}", self.task, own)] + ([(f"{usual}, tuned rate", self.task, rate)] if rate else [])
+        wanted = ([("learned loss", leaders[0].loss, own)] if leaders else []) + wanted
+        rows = []
+        for name, loss, rate in wanted:
+            parts = ("validation", "test") if self.own.judged == "test" else ("validation",)
+            trial = Trial(
+                "test", self.config.test_steps, (), rate, self.config.test_milestones, parts, starts=self.starts
+            )
+            (outcomes,) = run_trial([loss], self.problem, self.config, self.seed, trial)
+            rows.append(Row(name, rate, tuple(outcome.errors[self.own.judged] for outcome in outcomes)))
+        return rows
+
+    def _told(self, leaders: list[Leader], rows: list[Row], stopped: str) -> Found:
+        own, notes = self.own, list(self.own.notes)
+        if stopped:
+            notes.append(f"stopped: {stopped}, after {self.state.generation} of {self.config.generations} generations")
+        if self.config.selection == "halving" and not self.held:
+            notes.append("no contest over fresh starts was held, so the loss is the one of best fitness from one start")
+        optimiser = self.problem.optimiser
+        if optimiser and optimiser.exact != "written out":
+            how = "autograd through its own step" if optimiser.exact == "autograd" else "a step of SGD in its place"
+            notes.append(f"{optimiser.name}: the meta-gradient goes through {how}")
+        by_name = {row.name: row for row in rows}
+        learned = by_name.pop("learned loss", None)
+        baselines = list(by_name.values())
+        best = min(baselines, key=lambda row: row.mean) if baselines else None
+        chosen_task_loss = self.held and self.best is None
+        beats = learned.below(baselines) and not chosen_task_loss if learned and baselines else None
+        loss, rate = own.task_loss, best.learning_rate if best else self.config.base_learning_rate
+        if leaders and (beats or (beats is None and not chosen_task_loss)):
+            loss, rate = as_given(leaders[0].loss, own), self.config.base_learning_rate
+        found = Found(
+            loss=loss,
+            learning_rate=rate,
+            beats_baseline=beats,
+            metric=self.problem.task.metric_name,
+            part=own.judged,
+            rows=tuple(rows),
+            trivial=own.trivial,
+            leaders=tuple(replace(leader, loss=as_given(leader.loss, own)) for leader in leaders),
+            state=self.state,
+            config=self.config,
+            seconds=self.watch.seconds,
+            stopped=stopped,
+            notes=tuple(notes),
+        )
+        if beats is not True:
+            warnings.warn(found.verdict, stacklevel=4)
+        return found
+
+    def _identity(self) -> dict:
+        optimiser, task = self.problem.optimiser, self.problem.task
+        settings = [optimiser.name, optimiser.rate, bool(optimiser.schedule)] if optimiser else None
+        return {"optimiser": settings, "metric": task.metric_name, "test_steps": self.config.test_steps}
+
+    def _write(self) -> None:
+        if self.path is not None:
+            contest = asdict(self.contest)
+            kept = {"schema": SCHEMA, "own": self._identity(), "contest": contest, "state": self.state.to_json()}
+            files.write_json(self.path, files.sealed(files.strict(kept)))
+
+    def _read(self) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            return
+        with files.reading(self.path):
+            kept = files.unsealed(files.read_json(self.path, SCHEMA))
+            check(kept["own"] == self._identity(), "checkpoint", f"one of {self._identity()}", kept["own"])
+            state = SearchState.from_json(kept["state"])
+            claim(state, METHOD, self.seed, self.origin)
+            state.check(self.config)
+            self.state = state
+            contest = kept["contest"]
+            rounds = [
+                {n: [math.inf if e is None else e for e in es] for n, es in r.items()} for r in contest["results"]
+            ]
+            self.contest = halving.Contest(contest["rates"], rounds, contest["seconds"])
+
+
+def _name(loss: nn.Module) -> str:
+    known = {
+        nn.CrossEntropyLoss: "cross-entropy",
+        nn.MSELoss: "squared error",
+        nn.BCEWithLogitsLoss: "binary cross-entropy",
+    }
+    return getattr(loss, "__name__", None) or known.get(type(loss), type(loss).__name__)
+
+
+def as_given(loss, own: Own):
+    """A learned loss for the outputs and targets in the user's shapes, frozen."""
+    loss = loss.of_one_logit() if own.shapes.task == "binary" else loss
+    ignored = own.shapes.ignore_index
+    return loss if ignored is None else loss.with_options(ignore_index=ignored)
