@@ -71,7 +71,7 @@ class LossInputs:
 def taped(loss: nn.Module) -> bool:
     """Does the loss take its derivatives from the tape? A subclass with an element of its own does not."""
     own = isinstance(loss, MetaLoss) and type(loss).elementwise is MetaLoss.elementwise
-    return own and type(loss).forward is MetaLoss.forward and loss.reduction == "mean"
+    return own and type(loss).forward is MetaLoss.forward and loss.plain
 
 
 def tape_of(loss: MetaLoss, inputs: LossInputs, order: int = 2, k: int = 0) -> tape.Tape:
@@ -92,7 +92,7 @@ def closed_form(loss):
     """`gradient` written out, of PyTorch's two task losses and where a loss has its own; None for any other."""
     # A plain function has neither.
     forward, mean = getattr(type(loss), "forward", None), getattr(loss, "reduction", None) == "mean"
-    if mean and hasattr(loss, "closed_form") and not loss.non_negative:
+    if mean and hasattr(loss, "closed_form") and loss.plain and not loss.non_negative:
         return type(loss).closed_form
     entropy = forward is nn.CrossEntropyLoss.forward and loss.weight is None
     entropy = entropy and loss.ignore_index < 0 and not loss.label_smoothing

@@ -1,4 +1,4 @@
-"""A loss for people and for other projects: SymPy, LaTeX, plain Python source, compiled from its tree."""
+"""A loss for people and for other projects: SymPy, LaTeX, the plain Python source of its element, from its tree."""
 
 import sympy
 
@@ -57,13 +57,13 @@ def latex(form: sympy.Expr) -> str:
     return sympy.latex(form, symbol_names={F: r"f_\theta(x)"})
 
 
-def to_python(loss) -> str:
-    """Source of `loss(prediction, target)`, for a project that does not use this package. Compiled from the tree."""
-    weights = loss.weights.tolist()
+def element_source(loss) -> list[str]:
+    """Source of `element(y, f)`, compiled from the tree, and of the functions that it needs."""
     names = [expression.node_name(node) for node in loss.tree]
     terminals = {"y": "y", "f": "f", "1": "one", "-1": "(-one)"}
     values = [terminals.get(name, f"v{i}") for i, name in enumerate(names)]
-    edges = ["", *(f"{w!r} * {value}" for w, value in zip(weights, values[1:], strict=True))]  # the one above each node
+    weighted = zip(loss.finite_weights(), values[1:], strict=True)
+    edges = ["", *(f"{w!r} * {value}" for w, value in weighted)]  # the one above each node
     steps = []  # one line a node, so that no tree is nested too deeply for the parser
     for i, arguments in reversed(list(enumerate(expression.children(loss.tree)))):
         if arguments:
@@ -71,17 +71,8 @@ def to_python(loss) -> str:
             given = given if row.name in TABLE_I else [f"({edge})" for edge in given]  # a user's source has no brackets
             steps.append(f"v{i} = {row.source.format(*given)}")
     inside = f"x.abs().clamp(min={EPSILON})" if loss.protection == "clamp" else f"x.abs() + {EPSILON}"
-    one_hot = "torch.nn.functional.one_hot(target.long(), prediction.shape[-1]).to(f.dtype)"
-    prepare = ["prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))"]
-    if loss.classification:
-        prepare += ["f = torch.softmax(prediction, -1)", f"y = {one_hot}"]
-    else:
-        prepare += ["y, f = target.to(prediction.dtype), prediction"]
     value = SOFTPLUS.source.format("v0") if loss.non_negative else "v0"
-    reduce = (".sum(-1)" if loss.classification else "") + {"none": ""}.get(loss.reduction, f".{loss.reduction}()")
-    body = [*prepare, "one = f.new_ones(())", *steps, f"return ({value} + torch.zeros_like(f)){reduce}"]
     functions = {"protect(x)": [f"return {inside}"], "aq(a, b)": ["return a / torch.hypot(torch.ones_like(b), b)"]}
     functions["sign(x)"] = ["return torch.where(x.isnan(), x, torch.sign(x))"]
-    functions["loss(prediction, target)"] = [f'"""{loss.tree}"""', *body]
-    texts = [f"def {head}:\n" + "".join(f"    {line}\n" for line in lines) for head, lines in functions.items()]
-    return "\n\n".join(["import torch\n", *texts])
+    functions["element(y, f)"] = [f'"""{loss.tree}"""', "one = f.new_ones(())", *steps, f"return {value}"]
+    return [f"def {head}:\n" + "".join(f"    {line}\n" for line in lines) for head, lines in functions.items()]

@@ -4,24 +4,30 @@ import sympy
 import torch
 from torch import nn
 
-from .elementwise import ElementwiseLoss
+from .base import Loss
 from .export import Displayed, F, Y
 
 
-class _Handcrafted(Displayed):
-    """What `MetaLoss` offers beside being called."""
+class _Handcrafted(Displayed, Loss):
+    """What `MetaLoss` offers beside being called, which is PyTorch's: shapes, types and options are those of its class."""
 
-    kind: str
     formula: sympy.Expr
-    FIELDS = ()
-    save = ElementwiseLoss.save
+    CLASS_WEIGHT = "weight"
 
     def to_json(self) -> dict:
-        return {"kind": self.kind}
+        return {"kind": self.kind, **self.options()}
 
     @classmethod
     def from_json(cls, data: dict):
-        return cls()
+        return cls.with_read_options(cls(), data)
+
+    def sources(self, name: str) -> list[str]:
+        options = {"reduction": "mean"} | self.options()
+        weight = options.pop("class_weight", None)
+        given = [f"weight=torch.tensor({weight}).to(prediction)"] if weight else []
+        given = ", ".join([*given, *(f"{option}={value!r}" for option, value in options.items())])
+        call = f"torch.nn.functional.{self.function}(prediction, target, {given})"
+        return [f"def {name}(prediction, target):\n    return {call}\n"]
 
     def to_sympy(self, weights: bool = True, digits: int | None = None) -> sympy.Expr:
         return self.formula
@@ -33,7 +39,8 @@ class _Handcrafted(Displayed):
 class SquaredError(_Handcrafted, nn.MSELoss):
     """Mean squared error, the task loss of regression."""
 
-    kind, formula, classification = "squared_error", (F - Y) ** 2, False
+    kind, formula, classification, function = "squared_error", (F - Y) ** 2, False, "mse_loss"
+    OPTIONS = {"reduction": "mean"}  # noqa: RUF012
 
     def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         return (f - y) ** 2
@@ -42,7 +49,8 @@ class SquaredError(_Handcrafted, nn.MSELoss):
 class CrossEntropy(_Handcrafted, nn.CrossEntropyLoss):
     """Cross-entropy, the task loss of classification."""
 
-    kind, formula, classification = "cross_entropy", -Y * sympy.log(F), True
+    kind, formula, classification, function = "cross_entropy", -Y * sympy.log(F), True, "cross_entropy"
+    OPTIONS = {"reduction": "mean", "class_weight": None, "ignore_index": -100, "label_smoothing": 0.0}  # noqa: RUF012
 
     def elementwise(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         return -y * torch.log(f)

@@ -31,7 +31,7 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
 
     kind = "symbolic"
     FIELDS = (*ElementwiseLoss.FIELDS, "expression", "protection")
-    to_sympy, to_latex, to_python = export.to_sympy, export.to_latex, export.to_python
+    to_sympy, to_latex, element_source = export.to_sympy, export.to_latex, export.element_source
 
     def __init__(
         self,
@@ -70,6 +70,3 @@ class MetaLoss(export.Displayed, ElementwiseLoss):
 
     def __str__(self) -> str:
         return self.expression
-
-    def extra_repr(self) -> str:
-        return f"{self.tree}, classification={self.classification}"

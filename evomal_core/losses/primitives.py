@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import sympy
 import torch
+from torch.nn import functional
 
 from .. import portable
 
@@ -147,8 +148,14 @@ def _softplus_derivatives(xp, x):
     return s, s * (1 - s)
 
 
+def _softplus(xp, x):
+    """log(1 + exp(x)). Torch's `logaddexp` has no finite second derivative below -88 in float32; its `softplus`, which is
+    linear from a threshold on, has one, and beyond 50 the two are equal in float64."""
+    return functional.softplus(x, 1, 50) if xp is torch else xp.logaddexp(x, xp.zeros_like(x))
+
+
 # The optional non-negative output (section III-B3); no operator of the search space
 SOFTPLUS = Operator(
-    "softplus", 1, "log(1 + exp(x))", lambda xp, x: xp.logaddexp(x, xp.zeros_like(x)), _softplus_derivatives,
-    lambda e, x: sympy.log(1 + sympy.exp(x)), "torch.nn.functional.softplus({})",
+    "softplus", 1, "log(1 + exp(x))", _softplus, _softplus_derivatives,
+    lambda e, x: sympy.log(1 + sympy.exp(x)), "torch.nn.functional.softplus({}, 1, 50)",
 )  # fmt: skip

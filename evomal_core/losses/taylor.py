@@ -42,6 +42,15 @@ class TaylorLoss(Displayed, ElementwiseLoss):
         value = self._polynomial(self.weights, y, f)
         return nn.functional.softplus(value) if self.non_negative else value
 
+    def element_source(self) -> list[str]:
+        a, b, moved = ("f", "y", "f") if self.roles == "prediction" else ("y", "f", "y")
+        last = "a" if self.last_term == "t1" else f"({moved} - t[0])"
+        terms = "t[2] * a + t[3] / 2 * a**2 + t[4] / 6 * a**3 + t[5] * b * a + t[6] / 2 * b * a**2 + t[7] / 2 * b**2"
+        value = f"{terms} * {last}"
+        value = f"torch.nn.functional.softplus({value})" if self.non_negative else value
+        lines = [f"t = {self.finite_weights()}", f"a, b = {a} - t[1], {b} - t[0]", f"return {value}"]
+        return ["def element(y, f):\n" + "".join(f"    {line}\n" for line in lines)]
+
     def closed_form(self, e) -> torch.Tensor:
         """dL/dz (B, C) without autograd, for the mean without softplus; `e` is `fast.derivatives.LossInputs`."""
         self.check_kind(e.target)

@@ -12,7 +12,7 @@ import torch
 from .. import files
 from ..checks import MAYBE, NUMBER, check, check_choice, check_fields
 from ..config import NOT_IDENTITY, TESTING, Config
-from ..losses import expression
+from ..losses import Loss, expression
 from ..registry import METHODS, Work
 from ..training.problem import Problem
 
@@ -66,13 +66,22 @@ class Rate:
         return 2  # the mean size that histories of this control have always had
 
 
+def freeze(loss) -> None:
+    """Let the weights of a loss that was found require no gradients; a task's own module, or None, stays as it is."""
+    if isinstance(loss, Loss):
+        loss.requires_grad_(False)
+
+
 @dataclass(frozen=True)
 class Leader:
-    """One of the best distinct candidates of a search: its loss, its fitness, and, where it brings one, its learning rate."""
+    """One of the best distinct candidates of a search: its loss, frozen, its fitness, and, where it brings one, its rate."""
 
     loss: torch.nn.Module
     fitness: float | None
     learning_rate: float | None = None
+
+    def __post_init__(self):
+        freeze(self.loss)
 
     @property
     def expression(self) -> str:
@@ -181,7 +190,7 @@ class Result:
     """What a search found.
 
     Attributes:
-        loss: the best loss; None if every candidate failed.
+        loss: the best loss, frozen (`loss.trainable()` is a copy that is not); None if every candidate failed.
         learning_rate: the one that goes with the loss; None for the configuration's.
         leaders: the best distinct candidates, the best first; at most `Config.leaders`.
         state: the final state.
@@ -193,6 +202,9 @@ class Result:
     leaders: tuple[Leader, ...]
     state: SearchState
     steps: int | None = None
+
+    def __post_init__(self):
+        freeze(self.loss)
 
 
 @dataclass(frozen=True)

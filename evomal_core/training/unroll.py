@@ -65,7 +65,7 @@ def meta_gradient(
     for _, y in [*train, validation_batch]:
         shape = "(B,) of class indices or (B, C) of values"
         check(y.ndim == (2 if y.is_floating_point() else 1), "a batch's target", shape, tuple(y.shape))
-    check(any(True for _ in loss.parameters()), "loss", "a module with parameters", type(loss).__name__)
+    _check_trainable(loss)
     model = MixedPrecision(model) if config.autocast else model
     with streams.computing():
         seeds: list[int | None] = [None] * (len(train) + 1)
@@ -74,6 +74,12 @@ def meta_gradient(
             seeds = [streams.integer(seed, "meta-layers", 0, 0, s) for s in (*range(len(train)), -1)]
         gradients = engine_for(engine, model, config, optimiser)
         return gradients([loss], model, train, validation_batch, task_loss, config, seeds)[0]
+
+
+def _check_trainable(loss: nn.Module) -> None:
+    found = [p.requires_grad for p in loss.parameters()]
+    expected = "a module with parameters that require gradients, such as `loss.trainable()` of one that was found"
+    check(found and all(found), "loss", expected, f"a {'frozen ' if found else ''}{type(loss).__name__}")
 
 
 def choose(engine: str, model: nn.Module, config: Config) -> str:
@@ -130,6 +136,8 @@ def optimise_losses(losses: Sequence[nn.Module], problems: Sequence, config: Con
     Returns:
         For each loss, whether its weights stayed finite. One that did not is left as it was found, non-finite.
     """
+    for loss in losses:
+        _check_trainable(loss)
     if not losses:
         return []
     with streams.computing():
