@@ -106,18 +106,18 @@ def search_loss(
     check(type(seed) is int and seed >= 0, "seed", "a whole number, 0 or more", repr(seed))
     check(timeout is None or timeout > 0, "timeout", "positive seconds, or None", repr(timeout))
     given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
-    parts = {name: data.read(part, name, target) for name, part in given.items()}
     optimiser = Optimiser(optimizer or _sgd, schedule) if optimizer or schedule else None
     config = _config(budget, protocol, initial_losses, operators, train, optimiser)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    with streams.computing(), plain_kernels():
+    with streams.computing(), streams.global_generators(seed), torch.random.fork_rng(devices=[]), plain_kernels():
+        torch.default_generator.manual_seed(seed)  # of a DataLoader and of transforms that draw
+        parts = {name: data.read(part, name, target) for name, part in given.items()}
         own = settle(
             model, parts, task, config, metric=metric, task_loss=task_loss, optimiser=optimiser,
             keep=init == "keep", forward=forward, ignore_index=ignore_index, device=where,
         )  # fmt: skip
         config = _fitted(config, own)
-        running = _Run(own, config, seed, starts, Watch(progress, timeout, callbacks), checkpoint)
-        return running.found()
+        return _Run(own, config, seed, starts, Watch(progress, timeout, callbacks), checkpoint).found()
 
 
 def _sgd(weights):

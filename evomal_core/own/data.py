@@ -117,7 +117,7 @@ def _tensors(value, what: str) -> Inputs:
     if isinstance(value, np.ndarray) or np.isscalar(value):
         number = np.asarray(value).dtype.kind in "fiub"
         check(number, what, "numbers", f"an array of {np.asarray(value).dtype}; encode text and categories first")
-        return torch.as_tensor(np.ascontiguousarray(value))
+        return torch.as_tensor(np.array(value))
     if isinstance(value, Mapping):
         return {str(key): _leaf(part, f"{what}[{key!r}]") for key, part in value.items()}
     if isinstance(value, (tuple, list)) and value:

@@ -66,7 +66,7 @@ def settle(
     task, parts, shapes = _shaped(z, parts, task, ignore_index, task_loss, dtype)
     if task == "regression":
         _check_scale(parts["train"].y)
-    own_loss = _as_module(task_loss) or _usual(task)
+    own_loss = _as_module(task_loss) or _usual(task, shapes.ignore_index)
     notes = []
     if not keep and not maker and (names := weights.not_drawn(model)):
         kept = f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
@@ -206,7 +206,9 @@ def _check_scale(y: Tensor) -> None:
     )
 
 
-def _usual(task: str) -> nn.Module:
+def _usual(task: str, ignore_index: int | None) -> nn.Module:
+    if task == "multiclass" and ignore_index is not None:
+        return nn.CrossEntropyLoss(ignore_index=ignore_index)
     return {"binary": nn.BCEWithLogitsLoss, "multiclass": nn.CrossEntropyLoss, "regression": nn.MSELoss}[task]()
 
 

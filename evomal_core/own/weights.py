@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import warnings
 from collections.abc import Iterator
 
 import torch
@@ -103,12 +102,7 @@ def _reset(module: nn.Module) -> None:
     if not parametrize.is_parametrized(module):
         _resetter(module)()
         return
-    plain = copy.deepcopy(module)
-    names = list(plain.parametrizations)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in names:
-            parametrize.remove_parametrizations(plain, name, leave_parametrized=True)
+    plain, names = _unparametrized(module), list(module.parametrizations)
     _resetter(plain)()
     for name, p in module.named_parameters(recurse=False):
         p.data.copy_(getattr(plain, name).data)
@@ -117,6 +111,19 @@ def _reset(module: nn.Module) -> None:
             setattr(module, name, getattr(plain, name).detach())
         except (NotImplementedError, RuntimeError):  # no way back: such a weight keeps its value
             continue
+
+
+def _unparametrized(module: nn.Module) -> nn.Module:
+    """A layer of the class that a parametrised one had, with the same values; `remove_parametrizations` would change both."""
+    kind = parametrize.type_before_parametrizations(module)
+    plain = kind.__new__(kind)
+    plain.__dict__ = dict(module.__dict__)
+    values = dict(module.named_parameters(recurse=False)) | {
+        name: getattr(module, name) for name in module.parametrizations
+    }
+    plain._parameters = {name: nn.Parameter(value.detach().clone()) for name, value in values.items()}
+    plain._modules = {name: child for name, child in module._modules.items() if name != "parametrizations"}
+    return plain
 
 
 def _load(model: nn.Module, state: dict) -> None:
