@@ -131,7 +131,7 @@ def test_papermill_with_an_unknown_parameter_fails_and_names_the_near_miss(tmp_p
 
 def test_nbval_is_red_when_a_number_of_a_record_is_changed(tmp_path):
     """In a copy, whose packages find their own reference records."""
-    for part in ("evomal_core", "notebooks/evomal_notebooks", "data/paper", "results/reference"):
+    for part in ("evomal_core", "notebooks/evomal_notebooks", "results/reference"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "notebooks/table3.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from .. import streams
 from .sources import Arrays
@@ -62,5 +61,7 @@ def channel_moments(x: np.ndarray) -> Arrays:
 
 def stratified(x: np.ndarray, y: np.ndarray, share: float) -> tuple[Arrays, Arrays]:
     """(the rest, the share), each with the classes in their proportions."""
+    from sklearn.model_selection import train_test_split  # slow to import
+
     rest, part = train_test_split(np.arange(len(y)), test_size=share, stratify=y, random_state=SPLIT_SEED)
     return (x[rest], y[rest]), (x[part], y[part])

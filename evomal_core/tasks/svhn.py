@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from .images import Images
 from .sources import Arrays, Published, find_or_download, open_checked
@@ -38,6 +37,8 @@ def load(folder: Path, released: bool = False) -> Images:
 def _read(path: Path, expected: Published) -> Arrays:
     """x (N, 3, 32, 32) uint8 and y (N,) int64 of one file, in which N comes last and the label 10 means the digit 0."""
     with open_checked(path, expected) as file:
+        from scipy.io import loadmat  # slow to import
+
         content = loadmat(file, variable_names=("X", "y"))
     x, y = content["X"], content["y"].reshape(-1).astype(np.int64)  # (32, 32, 3, N)
     return np.ascontiguousarray(x.transpose(3, 2, 0, 1)), y % CLASSES

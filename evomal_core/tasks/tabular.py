@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn import datasets
-from sklearn.model_selection import train_test_split
 
 from .. import files
 from ..checks import check
@@ -19,6 +17,8 @@ from .task import PARTS
 
 
 def _fetch_boston(scratch: str) -> np.ndarray:
+    from sklearn import datasets  # slow to import
+
     bunch = datasets.fetch_openml("boston", version=1, as_frame=True, data_home=scratch, n_retries=1, delay=0.5)
     # CHAS and RAD come as categories, whose codes are not their values.
     columns = [*(bunch.data[name] for name in BOSTON.columns[:-1]), bunch.target]
@@ -27,6 +27,8 @@ def _fetch_boston(scratch: str) -> np.ndarray:
 
 def _fetch_california(scratch: str) -> np.ndarray:
     # scikit-learn pickles into its own folder, which goes away with `scratch`; only what it returns is kept.
+    from sklearn import datasets  # slow to import
+
     bunch = datasets.fetch_california_housing(data_home=scratch, n_retries=1, delay=0.5)
     return np.column_stack([bunch.data, bunch.target])
 
@@ -123,6 +125,8 @@ def load_table(name: str, folder: Path) -> Arrays:
         ValueError: the file in `folder` is not the data set.
     """
     if name == "diabetes":
+        from sklearn import datasets  # slow to import
+
         x, y = datasets.load_diabetes(return_X_y=True, scaled=False)
         return x, y[:, None]
     table = {"boston": BOSTON, "california": CALIFORNIA}[name]
@@ -143,6 +147,8 @@ def split(x: np.ndarray, y: np.ndarray, kind: str) -> dict[str, Arrays]:
     Returns:
         part -> (x, y).
     """
+    from sklearn.model_selection import train_test_split  # slow to import
+
     sixty, forty = train_test_split(np.arange(len(y)), test_size=0.4, random_state=0)
     first, second = train_test_split(forty, test_size=0.5, random_state=0)
     parts = (sixty, first, second) if kind == "honest" else (first, second, forty)

@@ -24,7 +24,7 @@ from evomal_core.search import state
 from evomal_core.tasks import find_device
 
 REFERENCE = machine.ROOT / "results" / "reference"
-PAPER = machine.ROOT / "data" / "paper"
+PAPER = Path(__file__).parent / "published"  # the numbers of the article
 SOURCES = ("reference", "own")
 BLOCK = ["dataset", "model", "protocol", "budget"]  # what is compared with one another: the methods of one of these
 KEYS = [*BLOCK, "method"]
