@@ -48,6 +48,9 @@ def sign(xp, x):
 
 
 def _aq(xp, a, b):
+    if xp is torch and torch.compiler.is_exporting():  # to ONNX, for example, which has no hypot
+        m = torch.clamp(torch.abs(b), min=1.0)
+        return a / (m * torch.sqrt(torch.square(1 / m) + torch.square(b / m)))
     return a / xp.hypot(xp.ones_like(b), b)  # sqrt(1 + b^2) that does not overflow inside
 
 

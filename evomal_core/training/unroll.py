@@ -77,9 +77,10 @@ def meta_gradient(
 
 
 def _check_trainable(loss: nn.Module) -> None:
-    found = [p.requires_grad for p in loss.parameters()]
-    expected = "a module with parameters that require gradients, such as `loss.trainable()` of one that was found"
-    check(found and all(found), "loss", expected, f"a {'frozen ' if found else ''}{type(loss).__name__}")
+    phi = list(loss.parameters())
+    check(phi, "loss", "a module with parameters", type(loss).__name__)
+    expected = "one whose parameters require gradients, such as `loss.trainable()` of one that was found"
+    check(all(p.requires_grad for p in phi), "loss", expected, f"a frozen {type(loss).__name__}")
 
 
 def choose(engine: str, model: nn.Module, config: Config) -> str:
