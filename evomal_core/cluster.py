@@ -301,7 +301,7 @@ def compute(process: str, queue: str, token: str, given, function, cell, argumen
                 files.write_bytes(folder / name, content)
             known = carried(folder)
             named = named | {"results_dir": scratch}
-            if named.get("data_dir") and not Path(named["data_dir"]).is_dir():
+            if named.get("data_dir") and not Path(named["data_dir"]).expanduser().is_dir():
                 named["data_dir"] = None  # the client's, where there is none here: the worker's own
         ended = threading.Event()
         ship = threading.Thread(

@@ -18,7 +18,11 @@ KEEP = type("Keep", (), {"__repr__": lambda self: "KEEP"})()  # an option that i
 
 
 class Loss:
-    """Mixin of all losses. Options: reduction, class_weight, ignore_index, label_smoothing, where a loss has them."""
+    """What every loss offers. It is a module of PyTorch's, also for PyTorch's own tools, each checked by tests:
+    `torch.export.export(loss, (z, y))`, `torch.jit.trace(loss, (z, y))`, `torch.onnx.export(loss, (z, y), path,
+    dynamo=True)` if onnx and onnxscript are installed, `torch.compile(loss)`, `torch.func.vmap(torch.func.grad(loss))` for
+    the gradient of each instance, and `torch.func.hessian(loss)`.
+    """
 
     kind: str  # in a loss file
     classification: bool
@@ -35,12 +39,12 @@ class Loss:
         return copy.deepcopy(self).requires_grad_(True)
 
     def with_options(self, *, reduction=KEEP, weight=KEEP, ignore_index=KEEP, label_smoothing=KEEP):
-        """A copy with other options, those of `nn.CrossEntropyLoss`; those that are left out stay.
+        """A copy with other options, which mean what they mean in `nn.CrossEntropyLoss`; those left out stay as they are.
 
         Args:
             reduction: "mean", "sum" or "none".
-            weight: one number a class, not negative, or None. The loss of an instance counts as often as its class's, and
-                the mean over class indices is over the sum of these weights.
+            weight: one number a class, not negative, or None. The loss of an instance is multiplied by that of its class,
+                and the mean over class indices is divided by the sum of these; over probabilities, by their number.
             ignore_index: class index of instances that do not count, or None. The mean of none is NaN.
             label_smoothing: from 0 to 1, the share of the label that is spread over all classes.
 
@@ -62,7 +66,8 @@ class Loss:
         if name == "reduction":
             return check_choice("reduction", value, ("mean", "sum", "none"))
         if name == "label_smoothing":
-            check(isinstance(value, Real) and 0 <= value <= 1, name, "a number from 0 to 1", repr(value))
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            check(number and 0 <= value <= 1, name, "a number from 0 to 1", repr(value))
             return float(value)
         if value is None:
             return self.OPTIONS["ignore_index"] if name == "ignore_index" else None
@@ -76,7 +81,7 @@ class Loss:
         return weight
 
     def of_one_logit(self) -> "OneLogit":
-        """This loss of two classes for models that give one logit, like `nn.BCEWithLogitsLoss`."""
+        """This loss of two classes, with the same weights, for models that give one logit, like `nn.BCEWithLogitsLoss`."""
         return OneLogit(self)
 
     def options(self) -> dict:

@@ -253,7 +253,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, identity: list, trial: Trial):
-        self.path, self.identity, self.trial = Path(path), json.dumps(identity), trial
+        self.path, self.identity, self.trial = Path(path).expanduser(), json.dumps(identity), trial
         self.written = time.monotonic()
         self.outcomes: list[list[Outcome]] = []  # of the starts that are done
         self.step, self.tensors, self.current = 0, {}, []
