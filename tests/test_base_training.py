@@ -256,7 +256,7 @@ def test_evaluation_in_pieces(monkeypatch):
     task = made_task()
     (model,) = train([task.task_loss], (task, chain()), CONFIG, 0, "test", 5)
     want = evaluate(model, task, "test")
-    monkeypatch.setattr(trial, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr("evomal_core.tasks.task.EVALUATION_BATCH", 7)
     assert evaluate(model, task, "test") == pytest.approx(want, rel=1e-12)
 
 

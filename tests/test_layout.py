@@ -14,14 +14,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 METHOD = ("losses", "training", "search", "experiments", "config.py", "streams.py", "files.py")
 # A room, and the rooms that it may not know.
 ABOVE = {
-    "losses": {"fast", "remedies", "training", "search", "experiments", "tasks", "models"},
-    "tasks": {"fast", "remedies", "losses", "training", "search", "experiments", "models"},
-    "models": {"fast", "remedies", "losses", "training", "search", "experiments"},
-    "training": {"fast", "search", "remedies", "experiments"},
-    "fast": {"search", "remedies", "experiments"},
-    "search": {"fast", "remedies", "experiments"},
-    "remedies": {"fast", "experiments"},
-    "experiments": {"fast"},
+    "own": {"fast", "experiments"},
+    "losses": {"own", "fast", "remedies", "training", "search", "experiments", "tasks", "models"},
+    "tasks": {"own", "fast", "remedies", "losses", "training", "search", "experiments", "models"},
+    "models": {"own", "fast", "remedies", "losses", "training", "search", "experiments"},
+    "training": {"own", "fast", "search", "remedies", "experiments"},
+    "fast": {"own", "search", "remedies", "experiments"},
+    "search": {"own", "fast", "remedies", "experiments"},
+    "remedies": {"own", "fast", "experiments"},
+    "experiments": {"own", "fast"},
 }
 NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
@@ -45,9 +46,10 @@ def lines_of(*rooms: str) -> int:
 
 
 def test_the_method_and_its_accelerations_stay_small():
-    assert lines_of(*METHOD) < 3_200
+    assert lines_of(*METHOD) < 3_300  # of which what makes a loss a drop-in is a tenth
     assert lines_of("remedies") < 200
-    assert lines_of("fast") < 700
+    assert lines_of("fast") < 750
+    assert lines_of("own") < 1_200
 
 
 @pytest.mark.parametrize(

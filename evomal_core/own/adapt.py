@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..tasks.task import Task, error_rate, mean_squared_error
+from ..tasks.metrics import error_rate, mean_squared_error
+from ..tasks.task import Task
 from . import weights
 from .data import Data, Inputs, leaves, mapped
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..checks import check, check_choice
 from ..config import Config
-from ..tasks.task import Task, error_rate, mean_squared_error
+from ..tasks.metrics import error_rate, mean_squared_error
+from ..tasks.task import Task
 from ..training.problem import Problem
 from . import weights
 from .adapt import TASKS, Adapted, Judge, OwnTask, Restored, Shapes, Store, run

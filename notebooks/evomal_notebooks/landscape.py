@@ -31,7 +31,6 @@ from evomal_core.experiments import store
 from evomal_core.machine import ROOT, environment
 from evomal_core.tasks import find_device
 from evomal_core.training import batches
-from evomal_core.tasks.task import EVALUATION_BATCH
 
 from .report import REFERENCE, SOURCES
 
@@ -93,8 +92,9 @@ def measured(
     model: torch.nn.Module, task: ec.Task, part: str = "test", instances: int = INSTANCES
 ) -> tuple[float, float]:
     """(task loss, performance metric) of a model in evaluation mode on the first `instances` of a part; 0 stands for all."""
-    size = EVALUATION_BATCH // 10 if task.moments else EVALUATION_BATCH
-    outputs, y = zip(*((model(x), y) for x, y in batches.in_order(task, part, size, instances)), strict=True)
+    outputs, y = zip(
+        *((model(x), y) for x, y in batches.in_order(task, part, task.evaluation_batch, instances)), strict=True
+    )
     outputs, y = torch.cat(outputs), torch.cat(y)
     return float(task.task_loss(outputs, y)), float(task.metric(outputs, y))
 
