@@ -44,7 +44,7 @@ class Loss:
         Args:
             reduction: "mean", "sum" or "none".
             weight: one number a class, not negative, or None. The loss of an instance is multiplied by that of its class,
-                and the mean over class indices is divided by the sum of these; over probabilities, by their number.
+                and the mean over class indices is over the sum of these; over probabilities it is over the instances.
             ignore_index: class index of instances that do not count, or None. The mean of none is NaN.
             label_smoothing: from 0 to 1, the share of the label that is spread over all classes.
 

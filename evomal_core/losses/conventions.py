@@ -108,13 +108,13 @@ def of_classes(
         value = (of_each_class(element, f) * share).sum(-1)
     else:
         value = element(y, f).sum(-1)
-        value = value if weight is None else value * weight[target]
+        value = value if weight is None else value * (y * weight).sum(-1)
     value = value if ignored is None else value.masked_fill(ignored, 0.0)
     if reduction != "mean":
         return value if reduction == "none" else value.sum()
     if soft or (weight is None and ignored is None):
         return value.mean()
-    counted = torch.ones_like(value) if weight is None else weight[target]
+    counted = torch.ones_like(value) if weight is None else (y * weight).sum(-1)
     return value.sum() / (counted if ignored is None else counted.masked_fill(ignored, 0.0)).sum()
 
 

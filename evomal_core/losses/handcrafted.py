@@ -47,7 +47,7 @@ class SquaredError(_Handcrafted, nn.MSELoss):
 
 
 class CrossEntropy(_Handcrafted, nn.CrossEntropyLoss):
-    """Cross-entropy, the task loss of classification."""
+    """Cross-entropy, the task loss of classification. PyTorch 2.15's export to ONNX leaves its label smoothing out."""
 
     kind, formula, classification, function = "cross_entropy", -Y * sympy.log(F), True, "cross_entropy"
     OPTIONS = {"reduction": "mean", "class_weight": None, "ignore_index": -100, "label_smoothing": 0.0}  # noqa: RUF012
