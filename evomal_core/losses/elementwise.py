@@ -103,7 +103,11 @@ class ElementwiseLoss(Loss, nn.Module):
             used = [conventions.classes_last, conventions.one_hot, conventions.of_each_class, conventions.of_classes]
             used = [conventions.refuse, conventions.widened, *used]
             weight = self.options().get("class_weight")
-            arguments += [f"torch.tensor({weight})" if weight else "None", self.ignore_index, self.label_smoothing]
+            arguments += [
+                f"torch.tensor({weight}, dtype=torch.float64)" if weight else "None",
+                self.ignore_index,
+                self.label_smoothing,
+            ]
         call = f"{used[-1].__name__}(element, prediction, target, {', '.join(map(str, arguments))})"
         own = f"def {name}(prediction, target):\n    return {call}\n"
         return [*self.element_source(), *map(inspect.getsource, used), own]

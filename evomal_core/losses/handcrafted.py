@@ -24,7 +24,7 @@ class _Handcrafted(Displayed, Loss):
     def sources(self, name: str) -> list[str]:
         options = {"reduction": "mean"} | self.options()
         weight = options.pop("class_weight", None)
-        given = [f"weight=torch.tensor({weight}).to(prediction)"] if weight else []
+        given = [f"weight=torch.tensor({weight}, dtype=torch.float64).to(prediction)"] if weight else []
         given = ", ".join([*given, *(f"{option}={value!r}" for option, value in options.items())])
         call = f"torch.nn.functional.{self.function}(prediction, target, {given})"
         return [f"def {name}(prediction, target):\n    return {call}\n"]
