@@ -125,10 +125,8 @@ class Task:
             finite = not tensor.is_floating_point() or tensor.isfinite().all()
             check(finite, name, "finite", "a NaN or an infinity")
         if self.classification:
-            low, high = y.min().item(), y.max().item()
-            check(
-                0 <= low and high < self.outputs, targets, f"a class from 0 to {self.outputs - 1}", f"{low} to {high}"
-            )
+            low, high, most = y.min().item(), y.max().item(), self.outputs - 1
+            check(0 <= low and high <= most, targets, f"a class from 0 to {most}", f"{low} to {high}")
 
     @property
     def metric_name(self) -> str:
