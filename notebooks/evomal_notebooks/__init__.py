@@ -26,6 +26,8 @@ from . import (
     smoothing,
     transfer,
 )
+from .first import show_answer
+from .layout import show_lines, show_settings, show_table
 from .parameters import Parameters, read_parameters
 from .report import paper_loss
 
@@ -50,6 +52,10 @@ __all__ = [
     "report",
     "searches",
     "shapes",
+    "show_answer",
+    "show_lines",
+    "show_settings",
+    "show_table",
     "smoothing",
     "transfer",
 ]

@@ -11,6 +11,7 @@ from evomal_core.config import DEPARTURES, SWITCHES
 from . import comparisons, plots, report
 
 SIDES = ("paper", "released")
+SAID = {"paper": "the text", "released": "the code"}
 # What each side says, and which methods can notice
 DESCRIPTIONS = {
     "split": (
@@ -57,8 +58,8 @@ AUDITED = tuple(name for name in DEPARTURES if DESCRIPTIONS[name][2] != "images"
 
 
 def descriptions() -> pandas.DataFrame:
-    """What paper and released code say on each switch, and which methods can notice."""
-    table = pandas.DataFrame.from_dict(DESCRIPTIONS, "index", columns=["paper", "released code", "acts on"])
+    """What text and released code say on each switch, and which methods can notice."""
+    table = pandas.DataFrame.from_dict(DESCRIPTIONS, "index", columns=["in the text", "in the code", "acts on"])
     return table.rename_axis("switch")
 
 
@@ -144,21 +145,30 @@ def display_effects(table: pandas.DataFrame) -> pandas.DataFrame:
 
 @plots.style()
 def forest(table: pandas.DataFrame, dataset: str) -> Figure:
-    """The change that each switch makes on a data set. A dot is a seed, a diamond their mean, and a bar its interval."""
+    """The change that each switch makes on a data set. A dot is a seed, a diamond their mean, and a bar its interval.
+
+    The dashed line is the advantage that Table III publishes for EvoMAL.
+    """
     part = table[table["dataset"] == dataset]
     names = list(dict.fromkeys(part["switch"]))
-    figure, axes = plots.grid(2, 2, (3.8, 0.4 * len(names) + 1), sharex=True, sharey=True)
+    claim = _claim(dataset)
+    figure, axes = plots.grid(2, 2, (3.8, 0.29 * len(names) + 1.2), sharex=True, sharey=True)
     for axis, base in zip(axes, SIDES, strict=True):
         axis.axvline(0, color="0.4", lw=0.8)
+        line = axis.axvline(claim, color=plots.PALETTE[3], lw=1.6, ls="--")
         for row in part[part["side"] == base].itertuples():
             y = names.index(row.switch)
-            axis.plot(row.changes, [y] * len(row.changes), "o", ms=3.5, color="0.55", alpha=0.7)
             if row.low == row.low:
-                axis.plot([row.low, row.high], [y, y], "-", lw=2.2, color=plots.PALETTE[0], alpha=0.8)
-            axis.plot(row.difference, y, "D", ms=5, color=plots.PALETTE[0])
-        axis.set(title=f"flipped from {base}", xlabel="change of the capped test error")
+                axis.plot([row.low, row.high], [y, y], "-", lw=2, color=plots.PALETTE[0])
+            (mean,) = axis.plot(row.difference, y, "D", ms=6, color=plots.PALETTE[0], ls="")
+            (dots,) = axis.plot(
+                row.changes, [y] * len(row.changes), "o", ms=4.5, color="0.45", mec="white", mew=0.5, ls=""
+            )
+        axis.set(title=f"one switch flipped, from {SAID[base]}", xlabel="change of the capped test error")
         axis.set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
+    marks = {"a seed": dots, "their mean, 95 % interval": mean, "published advantage of EvoMAL": line}
+    figure.legend(marks.values(), marks, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -174,24 +184,30 @@ def baseline_levels(records: report.Records) -> list[str]:
     lines = []
     for (dataset, budget), part in runs.groupby(["dataset", "budget"], sort=False):
         levels = [
-            f"{protocol} {report.number(group['test_metric'].mean())} "
+            f"{report.in_words('protocol', protocol)} {report.number(group['test_metric'].mean())} "
             f"(n = {group['test_metric'].count()} of {len(group)})"
             for protocol, group in part.groupby("protocol")
         ]
-        lines.append(f"{dataset}, {budget} budget: Table III {paper[dataset]:.4f}; protocol {', '.join(levels)}")
+        budget = report.in_words("budget", budget)
+        lines.append(f"{dataset}, {budget} budget: published {paper[dataset]:.4f}; {', '.join(levels)}")
     return lines
 
 
 def verdicts(table: pandas.DataFrame, dataset: str) -> list[str]:
     """What `effects` says of each switch, in words. The yardstick is the advantage that Table III claims for EvoMAL."""
-    claims = report.paper_table("table3").pivot(index="dataset", columns="method", values="mean").loc[dataset]
-    gap = claims["evomal"] - claims["baseline"]
+    gap = _claim(dataset)
     lines = [f"{dataset}: Table III claims that EvoMAL's error differs from the baseline's by {gap:+.4f}."]
     part = table[table["dataset"] == dataset]
     for (method, switch), both in part.groupby(["method", "switch"], sort=False):
-        said = [f"from {row.side}, {_verdict(row, gap)}" for row in both.itertuples()]
-        lines.append(f"- {switch} ({method}): {'; '.join(said)}.")
+        said = [f"from {SAID[row.side]}, {_verdict(row, gap)}" for row in both.itertuples()]
+        lines.append(f"`{switch}` ({method}): {'; '.join(said)}.")
     return lines
+
+
+def _claim(dataset: str) -> float:
+    """EvoMAL's published error minus the baseline's."""
+    claims = report.paper_table("table3").pivot(index="dataset", columns="method", values="mean").loc[dataset]
+    return claims["evomal"] - claims["baseline"]
 
 
 def _verdict(row, gap: float) -> str:

@@ -291,3 +291,26 @@ def figure(table: pandas.DataFrame, shown: Iterable[str] = ("error", "confidence
             parts = task.split(", ")
             axis.set_title("\n".join([", ".join(parts[:2]), *parts[2:]]), fontsize="small")
     return panels
+
+
+@style()
+def forest(comparison: pandas.DataFrame, loss: str, other: str) -> Figure:
+    """What the first loss changes against the other, a row a task: mean difference with its interval; three measures.
+
+    Args:
+        comparison: as `compare` makes it.
+    """
+    part = comparison[(comparison["loss"] == loss) & (comparison["other"] == other)]
+    tasks = list(dict.fromkeys(part["task"]))
+    panels, axes = grid(3, 3, (2.9, 0.3 * len(tasks) + 1.1), sharey=True)
+    for axis, measure in zip(axes, ("confidence", "ece", "error"), strict=True):
+        axis.axvline(0, color="0.4", lw=0.8)
+        for row in part[part["measure"] == measure].itertuples():
+            y = tasks.index(row.task)
+            axis.plot([row.low, row.high], [y, y], "-", lw=2.2, color=PALETTE[0])
+            axis.plot(row.difference, y, "D", ms=7, color=PALETTE[0])
+        axis.set(xlabel=f"change of the {WORDS[measure].replace('expected ', '')}", ylim=(len(tasks) - 0.5, -0.5))
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+        axis.set_yticks(range(len(tasks)), tasks)
+    axes[1].set_title(f"{loss} instead of {other}")
+    return panels

@@ -95,7 +95,7 @@ def display_comparison(table: pandas.DataFrame) -> pandas.DataFrame:
     result["smaller in"] = [f"{lower} of {n}" for lower, n in zip(shown["lower"], shown["n"], strict=True)]
     result["Wilcoxon p"] = [f"{p:.3f}" if p == p else "–" for p in shown["p"]]
     result["finding"] = shown["finding"]
-    return result
+    return report.read_aloud(result)
 
 
 def interval(row) -> str:
@@ -107,9 +107,14 @@ def findings(comparison: pandas.DataFrame) -> list[str]:
     """What a table of `compare` says of each other method, in one line each."""
     lines = []
     for (source, other), group in comparison.groupby(["source", "other"], sort=False):
-        found = [f"{r.finding} on {r.dataset} ({r.budget}, {r.protocol}, n = {r.n})" for r in group.itertuples()]
+        found = [f"{r.finding} on {r.dataset} ({place(r)}, n = {r.n})" for r in group.itertuples()]
         lines.append(f"{source}: EvoMAL's error against {other}: {'; '.join(found)}")
     return lines or ["No two methods have a seed in common yet."]
+
+
+def place(row) -> str:
+    """Budget and protocol of a row in words."""
+    return f"{report.in_words('budget', row.budget)} budget, {report.in_words('protocol', row.protocol)}"
 
 
 def ranks(runs: report.Runs, value: str = "test_metric") -> pandas.DataFrame:

@@ -19,7 +19,7 @@ from evomal_core.experiments import store
 from evomal_core.experiments.cell import Cell
 
 from . import plots, report
-from .comparisons import interval, paired
+from .comparisons import interval, paired, place
 
 # (test_start, selection, test_stop) -> name of the convention
 CONVENTIONS = {
@@ -100,13 +100,32 @@ def both(records: report.Records, paper: pandas.DataFrame, rows: Iterable, bold:
     for name in (SEARCHS, FRESH):
         table = report.summary(of_convention(records, name), paper, rows)
         parts[name] = report.display_summary(table, bold)
-    shown = pandas.DataFrame({"paper": pandas.concat([part["paper"] for part in parts.values()])})
+    shown = pandas.DataFrame({"published": pandas.concat([part["published"] for part in parts.values()])})
     shown = shown[~shown.index.duplicated()].reindex(parts[FRESH].index.union(parts[SEARCHS].index, sort=False))
     for source in report.SOURCES:
         for name, part in parts.items():
             if (column := f"{source} runs") in part:
                 shown[f"{source}, from {name}"] = part[column]
     return shown.fillna("no record")
+
+
+def across(records: report.Records, paper: pandas.DataFrame, rows: Iterable, bold: str = "{}") -> pandas.DataFrame:
+    """What `both` has with a row for each data set and method, and a column for each budget, protocol and start.
+
+    Columns and rows without any record are left out.
+    """
+    shown = both(records, paper, rows, bold)
+    where = [name for name in shown.index.names if name not in ("protocol", "budget")]
+    columns = {"published": shown["published"].groupby(where, sort=False).first()}
+    for (budget, protocol), part in shown.groupby(["budget", "protocol"], sort=False):
+        for column in part.columns.drop("published"):
+            source, _, start = column.partition(", ")
+            if (part[column] != "no record").any():
+                name = f"{'your own, ' if source == 'own' else ''}{budget} budget, {protocol}, {start}"
+                columns[name] = part[column].droplevel(["protocol", "budget"])
+    order = sorted(columns, key=lambda name: (name != "published", "full" not in name))
+    table = pandas.DataFrame(columns)[order].fillna("–").replace("no record", "–")
+    return table[(table != "–").any(axis=1)].reindex(shown.groupby(where, sort=False).size().index).dropna()
 
 
 def _tests(results_dir, reference_dir) -> Iterator[tuple[str, store.Run]]:
@@ -225,7 +244,7 @@ def figure(
     axis, is a triangle at the upper edge, with the number of them.
     """
     tasks = list(tasks)
-    drawn, axes = plots.grid(len(tasks), len(tasks), (2.9, 3.4))
+    drawn, axes = plots.grid(len(tasks), len(tasks), (2.9, 3.2))
     some = found[(found["budget"] == budget) & (found["protocol"] == "paper")]
     for axis, (dataset, model) in zip(axes, tasks, strict=False):
         here = some[(some["dataset"] == dataset) & (some["model"] == model)]
@@ -244,7 +263,8 @@ def figure(
             if outside := len(errors) - len(inside):
                 axis.plot([x], [top], "^", ms=8, color=plots.PALETTE[3], clip_on=False)
                 axis.text(x + 0.14, top, f"{outside}", va="center", color=plots.PALETTE[3], fontsize="small")
-        axis.set(title=f"{dataset}, {model}", xlim=(-0.5, max(len(parts), 1) - 0.5), ylim=(None, top))
+        axis.set_title(f"{dataset}, {model}", pad=14)
+        axis.set(xlim=(-0.5, max(len(parts), 1) - 0.5), ylim=(None, top))
         axis.set_xticks(range(len(parts)), [name.replace(" ", "\n") for name in parts], fontsize="small")
         axis.grid(False, axis="x")
     axes[0].set_ylabel("test error")
@@ -267,7 +287,7 @@ def verdicts(
     for name in CONVENTIONS.values():
         for other in others:
             for row in against(found, name, other, method).itertuples():
-                where = f"{row.source}, {row.dataset}/{row.model} ({row.budget}, {row.protocol})"
+                where = f"{row.source}, {row.dataset}/{row.model} ({place(row)})"
                 size = f"{report.number(row.difference, '+', 'a training failed')} {interval(row)}"
                 lines.append(
                     f"{where}, from {name}: {method} − {other} {size}, {row.n} losses, {row.pairs} pairs: {row.finding}"

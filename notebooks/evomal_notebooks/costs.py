@@ -13,7 +13,7 @@ from evomal_core.tasks import find_device
 from . import report
 
 PHASES = [f"seconds_{phase}" for phase in ("optimise", "filter", "fitness", "search", "test")]
-DIGITS = {"n": 0, "hours of search": 3, "paper, hours": 2, "times the paper's": 2}  # 1 of all others
+DIGITS = {"n": 0, "hours of search": 3, "published, hours": 2, "times the published": 2}  # 1 of all others
 
 
 def timed(runs: report.Runs, paper: pandas.Series) -> pandas.DataFrame:
@@ -35,8 +35,8 @@ def search_costs(runs: pandas.DataFrame, paper: pandas.Series) -> pandas.DataFra
         runs: as `timed` makes it; paper: as there.
 
     Returns:
-        One row for each data set, model, protocol, budget, method, source and hardware. "times the paper's" is NaN unless the
-        budget is the paper's, because only then do both numbers measure the same.
+        One row for each data set, model, protocol, budget, method, source and hardware. "times the published" is NaN unless
+        the budget is the full one, because only then do both numbers measure the same.
     """
     keys = [*report.KEYS, "source", "hardware"]
     groups = runs.groupby(keys, sort=False)
@@ -44,9 +44,9 @@ def search_costs(runs: pandas.DataFrame, paper: pandas.Series) -> pandas.DataFra
     costs.insert(0, "n", groups.size())
     costs["hours of search"] = costs["search"] / 3600
     hours = [paper.get((key[0], key[1], key[4])) for key in costs.index]
-    costs["paper, hours"] = pandas.Series(hours, costs.index, dtype=float)
+    costs["published, hours"] = pandas.Series(hours, costs.index, dtype=float)
     same = costs.index.get_level_values("budget") == "paper"
-    costs["times the paper's"] = (costs["hours of search"] / costs["paper, hours"]).where(same)
+    costs["times the published"] = (costs["hours of search"] / costs["published, hours"]).where(same)
     return costs
 
 
@@ -67,16 +67,17 @@ def ratios(costs: pandas.DataFrame, paper: pandas.Series) -> pandas.DataFrame:
     here, there = to_gp_lfl(costs["search"]), to_gp_lfl(paper)
     rows = {}
     for (dataset, model), group in here.groupby(level=["dataset", "model"], sort=False):
-        rows[dataset, model, "paper's Table V"] = there.loc[(dataset, model)]
+        rows[dataset, model, "published"] = there.loc[(dataset, model)]
         for (_, _, protocol, budget, source, _), row in group.iterrows():
-            rows[dataset, model, f"{source}, {budget}, {protocol}"] = row
+            words = f"{report.in_words('budget', budget)} budget, {report.in_words('protocol', protocol)}"
+            rows[dataset, model, f"{source}, {words}"] = row
     return pandas.DataFrame(rows).T.reindex(columns=here.columns)
 
 
 def findings(runs: pandas.DataFrame, paper: pandas.Series) -> list[str]:
     """What the runs of `timed` say about EvoMAL's cost against GP-LFL's, and how long all runs of each source took."""
     lines = []
-    for (dataset, model, split, budget, source), group in runs.groupby([*report.BLOCK, "source"], sort=False):
+    for (dataset, model, _, budget, source), group in runs.groupby([*report.BLOCK, "source"], sort=False):
         search = group.groupby("method")["seconds_search"].mean()
         if {"evomal", "gp-lfl"} <= set(search.index):
             here = search["evomal"] / search["gp-lfl"]
@@ -84,8 +85,10 @@ def findings(runs: pandas.DataFrame, paper: pandas.Series) -> list[str]:
             spent = group[group["method"] == "evomal"][PHASES].sum()
             share = spent["seconds_optimise"] / spent["seconds_search"]
             lines.append(
-                f"{dataset}, {model} ({source}, {budget}, {split}): EvoMAL's search takes {here:.1f} times GP-LFL's (in the "
-                f"paper {there:.1f}); learning weights is {share:.0%} of it; {search['evomal']:.0f} s a search."
+                f"{dataset}, {model} ({source}, {report.in_words('budget', budget)} budget): "
+                f"EvoMAL's search takes {here:.1f} "
+                f"times GP-LFL's ("
+                f"published: {there:.1f}); learning weights is {share:.0%} of it; {search['evomal']:.0f} s a search."
             )
     for source, group in runs.groupby("source", sort=False):
         machines = ", ".join(f"{name} ({n} runs)" for name, n in group["hardware"].value_counts().items())
@@ -164,16 +167,19 @@ def seconds_or_hours(runs: pandas.DataFrame, paper: pandas.Series) -> pandas.Dat
     return wide.reindex(columns=[(method, kind) for method in methods for kind in table])
 
 
-def not_run(rows: Iterable[tuple[str, str]], notebook: str) -> list[str]:
-    """A line for each row of the paper without a record: its command, and the expected hours of a seed of all methods."""
-    table = expected()
+def not_run(rows: Iterable[tuple[str, str]], notebook: str) -> str:
+    """The rows of the article without a record, in Markdown: the hours of a seed of all methods, and one command."""
+    rows, table = list(rows), expected()
+    if not rows:
+        return "Every row has a record."
     hours = table[["search", "test"]].sum(axis=1).groupby(["dataset", "model"]).sum()
-    lines = []
-    for dataset, model in rows:
-        how = f"./run papermill notebooks/{notebook}.ipynb out.ipynb -p datasets {dataset} -p models {model} -p seed 0"
-        lines.append(
-            f"{dataset}, {model} is not run ({hours[dataset, model]:,.0f} h a seed expected): {how} -p budget paper"
-        )
     made, methods = table.iloc[0], table.index.get_level_values("method").nunique()
-    where = f"The hours are those of all {methods} methods at the full budget on a CPU ({made.hardware}, {made.date})."
-    return [*lines, where] if lines else []
+    lines = ["| not run | expected hours |", "|---|---|"]
+    lines += [f"| {dataset}, {model} | {hours[dataset, model]:,.0f} |" for dataset, model in rows]
+    where = f"The hours are those of a seed of all {methods} methods at the full budget on a CPU "
+    where += f"({made.hardware}, {made.date})."
+    how = f"    ./run papermill notebooks/{notebook}.ipynb out.ipynb -p datasets {rows[0][0]} -p models {rows[0][1]} "
+    how += "-p seed 0 -p budget paper"
+    return "\n".join(
+        [*lines, "", f"{where} The command for the first is below, and for the others with their names:", "", how]
+    )

@@ -95,7 +95,7 @@ def flatter(found: pandas.DataFrame, method: str = "evomal", other: str = "basel
 
 
 def _place(row) -> str:
-    return f"{row.source}, {row.dataset}, {row.model} ({row.budget}, {row.protocol})"
+    return f"{row.source}, {row.dataset}, {row.model} ({comparisons.place(row)})"
 
 
 def rank_correlation(x, y, resamples: int = 2_000) -> dict:
@@ -174,7 +174,14 @@ def title(key: tuple) -> str:
     """The heading of a panel of a block."""
     source, dataset, model, protocol, budget = key
     rest = [] if protocol == "paper" else [protocol]
-    return ", ".join([f"{dataset}, {model}", f"budget {budget}", *rest, *(["own"] if source == "own" else [])])
+    return ", ".join(
+        [
+            f"{dataset}, {model}",
+            f"{report.in_words('budget', budget)} budget",
+            *rest,
+            *(["own"] if source == "own" else []),
+        ]
+    )
 
 
 def by_method(landscapes: Iterable[Landscape]) -> dict[str, list[Landscape]]:

@@ -59,8 +59,9 @@ def measured(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def title(row) -> str:
-    """Data set, model, budget and, unless it is the paper's, protocol."""
-    return ", ".join([row.dataset, row.model, row.budget, *([row.protocol] if row.protocol != "paper" else [])])
+    """Data set, model, budget and, unless it is as in the text, protocol."""
+    budget = report.in_words("budget", row.budget)
+    return ", ".join([row.dataset, row.model, budget, *([row.protocol] if row.protocol != "paper" else [])])
 
 
 def of_searches(found: pandas.DataFrame) -> pandas.DataFrame:

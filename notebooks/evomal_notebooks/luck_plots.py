@@ -40,7 +40,7 @@ def _verdict(group: pandas.DataFrame) -> str:
         return ""
     row = rows.iloc[0] if sign else rows[["seen", "mean"]].mean()
     seen, mean = (report.number(value, sign).replace("-", "−") for value in (row["seen"], row["mean"]))
-    return f"\n{name}: {seen} as selected, {mean} elsewhere"
+    return f"\n{name}: {seen} as\nselected, {mean} elsewhere"
 
 
 @style()
@@ -50,7 +50,7 @@ def best_leaders(found: pandas.DataFrame) -> Figure:
     A panel a task, a colour a method, a column a seed. Above a column stands "×" with the number of starts that fail.
     """
     tasks = _tasks(found[found["rank"] == 0])
-    figure, axes = grid(len(tasks), 3, (4.3, 3.4))
+    figure, axes = grid(len(tasks), 3, (3.45, 3.3))
     for axis, (name, group) in zip(axes, tasks.items(), strict=False):
         x, ticks, drawn, failures = 0.0, {}, [], {}
         for method in methods(group):

@@ -44,7 +44,7 @@ def slopes(operator, *arguments) -> tuple[np.ndarray, np.ndarray]:
 @style()
 def curves() -> Figure:
     """Value and derivative of each operator, with 1 as the first of two arguments, and both protections close to 0."""
-    figure, axes = grid(14, 5, (2.2, 1.9))
+    figure, axes = grid(14, 7, (1.5, 1.6))
     wide, close = np.linspace(-3, 3, 601), np.linspace(-5, 5, 601) * EPSILON
     for axis, name in zip(axes, TABLE_I, strict=False):
         operator = PRIMITIVES["abs"][name]
@@ -58,9 +58,8 @@ def curves() -> Figure:
             values = slopes(PRIMITIVES[protection][name], close)[0]
             axis.plot(close / EPSILON, values, line, color=colour, label=protection)
         axis.set(title=f"{name}(x), close to 0", xlabel="x / ε")
-        axis.legend(fontsize="small")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    shown = [pair for axis in (axes[0], axes[12]) for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+    figure.legend(*zip(*shown, strict=True), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

@@ -1,9 +1,10 @@
 """Figures in one style: a palette for colour-blind readers, one colour for each method, files as PDF and PNG.
 
 Figures do not go through pyplot, so that nothing is shown unasked and no figure has to be closed. In a notebook
-`show(figure)` displays a figure; anywhere else it does nothing. A notebook that draws a figure of its own uses `style()`.
+`show(figure, alt)` displays a figure; anywhere else it does nothing. A figure of a notebook's own is drawn within `style()`.
 """
 
+import base64
 import io
 import math
 import sys
@@ -27,7 +28,10 @@ from .report import Records
 PALETTE = seaborn.color_palette("colorblind")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # beside the colour, for prints without it
 ABREAST = 3  # panels of a fitness curve side by side
-SHADES = seaborn.color_palette("viridis_r", len(OUTCOMES))  # no method has one of these
+SHADES = seaborn.color_palette("viridis_r", 6)  # of a magnitude
+# Of the outcomes of a candidate, as they are stacked: dark and light take turns, so that neighbours differ in print, too
+SHARES = [(0.11,) * 3, (0.98, 0.73, 0.30), (0.45, 0.10, 0.33), (0.55, 0.80, 0.93), (0.07, 0.29, 0.53), (0.62,) * 3]
+DPI, WIDEST = 150, 1560  # of a displayed figure, which is shown at half of its pixels
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "-1": "−1"}
 
 
@@ -39,7 +43,7 @@ def colour(method: str):
 @contextmanager
 def style():
     """Use `with style():` or `@style()` for the style of every figure; the reader's own settings stay as they are."""
-    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("notebook", font_scale=0.8):
+    with seaborn.axes_style("whitegrid"), seaborn.plotting_context("notebook", font_scale=0.9):
         yield
 
 
@@ -63,28 +67,37 @@ def save(figure: Figure, path) -> list[Path]:
     return [pdf, png]
 
 
-def show(figure: Figure, **how) -> None:
+def show(figure: Figure, alt: str, **how) -> None:
     """Display a figure in a notebook; elsewhere do nothing.
 
-    The picture has few colours and a third of the usual size, because notebooks are committed with their figures.
+    The picture has twice the pixels of its place, for sharp text on every screen, and few colours, because notebooks are
+    committed with their figures.
 
     Args:
+        alt: what the figure shows, in words, for whoever does not see it.
         how: as for IPython's `display`: `display_id="curve", update=True` replaces the figure that has this id.
     """
     ipython = sys.modules.get("IPython")
     if ipython is None or ipython.get_ipython() is None:
         return
+    data, width, height = png(figure)
+    bundle = {"image/png": data, "text/plain": alt}
+    size = {"width": width, "height": height, "alt": alt}
+    ipython.display.display(bundle, raw=True, metadata={"image/png": size}, **how)
+
+
+def png(figure: Figure) -> tuple[str, int, int]:
+    """(the picture in base 64, width and height at which it is shown): half of its pixels, in few colours."""
     full, small = io.BytesIO(), io.BytesIO()
-    width, height = figure.get_size_inches()
-    figure.savefig(full, format="png", dpi=min(95, 780 / width, max(58, 690 / height)))
+    figure.savefig(full, format="png", dpi=min(DPI, WIDEST / figure.get_size_inches()[0]))
     few = PIL.Image.open(full).convert("RGB").quantize(palette=_few_colours(), dither=PIL.Image.Dither.NONE)
     few.save(small, format="png", optimize=True)
-    ipython.display.display(ipython.display.Image(small.getvalue(), format="png"), **how)
+    return base64.b64encode(small.getvalue()).decode(), few.width // 2, few.height // 2
 
 
 def _few_colours() -> PIL.Image.Image:
     """The colours of a displayed figure: greys, the palette at full strength and mixed with white, and the shades."""
-    colours = [(grey,) * 3 for grey in (0, 0.15, 0.3, 0.55, 0.8, 0.9, 1)] + list(SHADES)
+    colours = [(grey,) * 3 for grey in (0, 0.15, 0.3, 0.55, 0.8, 0.9, 1)] + list(SHADES) + SHARES
     colours += [tuple(1 - strength * (1 - part) for part in c) for c in PALETTE for strength in (1, 0.45)]
     image = PIL.Image.new("P", (1, 1))
     image.putpalette([round(255 * part) for colour in colours for part in colour])
@@ -152,7 +165,7 @@ def fitness_curve(runs: Records | Iterable, against: Iterable[str] = ("generatio
             axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
         cut(axis, max(last))
     for first in axes[:: columns or 1]:
-        first.set_ylabel("best fitness so far (validation)" if places else "no record")
+        first.set_ylabel("best fitness so far" if places else "no record")
     return figure
 
 
@@ -181,8 +194,8 @@ def filter_shares(groups: Mapping[str, Iterable], columns: int = 3) -> Figure:
             continue
         shares = outcome_shares(runs)
         bottoms, width = shares.cumsum(axis=1) - shares, 0.9 if len(shares) < 20 else 1
-        for outcome, colour in zip(shares, SHADES, strict=True):
-            drawn[outcome] = axis.bar(shares.index, shares[outcome], width, bottoms[outcome], color=colour, lw=0)
+        for outcome, shade in zip(shares, SHARES, strict=True):
+            drawn[outcome] = axis.bar(shares.index, shares[outcome], width, bottoms[outcome], color=shade, lw=0)
         axis.set(title=title, xlabel="generation", ylim=(0, 1), xlim=(0.5, len(shares) + 0.5))
         axis.grid(False, axis="x")
         axis.yaxis.set_major_formatter("{x:.0%}")

@@ -1,4 +1,4 @@
-"""Tables of runs: tidy rows, the paper's numbers beside this package's (Tables II to IV), exports.
+"""Tables of runs: tidy rows, the published numbers beside this package's (Tables II to IV), exports.
 
 Budgets and protocols are never pooled, and neither are the committed reference records and the reader's own runs. Every
 table keeps full precision; only `display_summary`, `paper_layout` and `display_comparison` round, for reading.
@@ -29,12 +29,16 @@ SOURCES = ("reference", "own")
 BLOCK = ["dataset", "model", "protocol", "budget"]  # what is compared with one another: the methods of one of these
 KEYS = [*BLOCK, "method"]
 PHASES = (*state.PHASES, "test")
+TABULAR = ("diabetes", "boston", "california")  # whose split differs between text and code
 NOTE = (
-    "Each entry is the mean ± sample standard deviation (n − 1; the paper does not say which it gives) over n seeds. Runs "
-    "that diverged or found no loss are counted behind n and are not in the mean. Differences are to the paper's mean. The "
-    "paper's rule decides what is bold: the best mean of a data set, protocol and budget, and the means within its standard "
-    "deviation."
+    "Each entry is the mean ± sample standard deviation (n − 1; the article does not say which it gives) over n seeds, or "
+    "the median and the range where the deviation is larger than the mean. Runs that diverged or found no loss are counted "
+    "behind n and are in no mean. The rule of the article decides what is bold: the best mean of a data set, "
+    "protocol and budget, "
+    "and the means within its standard deviation."
 )
+BUDGET = {"paper": "full"}  # what the budgets and protocols are called where people read them
+PROTOCOL = {"paper": "as in the text", "released": "as in the code"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,14 @@ def collect(results_dir=None, also: Iterable[store.Run] = (), reference_dir=None
     for runs in (reference, own):
         runs.sort(key=lambda run: (order(_key(run.cell)), run.cell.seed))
     return Records(reference, own, [message.replace(f"{machine.ROOT}/", "") for message in damaged + more])
+
+
+def reference() -> Records:
+    """The committed records alone, as `collect` has them."""
+    runs, damaged = store.read_runs(REFERENCE)
+    runs = [run for run in runs if not run.cell.source]
+    runs.sort(key=lambda run: (order(_key(run.cell)), run.cell.seed))
+    return Records(runs, [], damaged)
 
 
 def paper_table(name: str = "table3") -> pandas.DataFrame:
@@ -167,8 +179,9 @@ def summary(
 
     Returns:
         One row for each data set, model, protocol, budget and method. Columns: ("paper", mean, std, best); and for
-        "reference" and "own" each: mean, std (n − 1), n (runs that have the value), left_out (text: how many runs of which
-        status have none), difference (of the means, to the paper's) and best (bold by the paper's rule, Table II).
+        "reference" and "own" each: mean, std (n − 1), median, min, max, n (runs that have the value), left_out (text: how
+        many runs of which status have none), difference (of the means, to the published; NaN unless `alike`) and best (bold
+        by the article's rule, Table II).
     """
     table = runs if isinstance(runs, pandas.DataFrame) else runs_table(runs)
     index = sorted({*map(_key, rows), *table[KEYS].itertuples(index=False, name=None)}, key=order)
@@ -180,11 +193,13 @@ def summary(
         parts["paper"]["best"] = parts["paper"]["best"].eq(True)
     for source in SOURCES:
         groups = table[table["source"] == source].groupby(KEYS)
-        part = groups[value].agg(mean="mean", std="std", n="count").reindex(index).fillna({"n": 0}).astype({"n": int})
+        agg = {"mean": "mean", "std": "std", "median": "median", "min": "min", "max": "max", "n": "count"}
+        part = groups[value].agg(**agg).reindex(index).fillna({"n": 0}).astype({"n": int})
         without = {key: Counter(group["status"][group[value].isna()]) for key, group in groups}
         part["left_out"] = [", ".join(f"{n} {s}" for s, n in sorted(without.get(key, {}).items())) for key in index]
         if paper is not None:
-            part["difference"] = part["mean"] - parts["paper"]["mean"]
+            same = [alike(key[0], key[2], key[3]) for key in index]
+            part["difference"] = (part["mean"] - parts["paper"]["mean"]).where(same)
         part["best"] = _best(part, BLOCK)
         parts[source] = part
     return pandas.concat(parts, axis=1, names=["source", "quantity"])
@@ -207,6 +222,31 @@ def order(key: tuple) -> tuple:
     return tuple((o.index(b) if b in o else len(o), v) for o, b, v in zip(orders, bases, key, strict=True))
 
 
+def alike(dataset: str, protocol: str, budget: str) -> bool:
+    """Whether runs can be held against the published numbers: at the full budget, and with the same split.
+
+    The published level of the three tables is that of the split of the authors' code, as the plain baseline shows.
+    """
+    return budget == "paper" and (dataset not in TABULAR or Protocol.parse(protocol)["split"] == "released")
+
+
+def in_words(name: str, value: str) -> str:
+    """A value of the column `name` as people read it: the budget `paper` is full, a protocol is as in the text or code."""
+    known = {"budget": BUDGET, "protocol": PROTOCOL}.get(name, {})
+    base, plus, rest = str(value).partition("+")
+    return known.get(base, base) + plus + rest
+
+
+def read_aloud(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The table with the levels and columns `budget` and `protocol` in words."""
+    if isinstance(table.index, pandas.MultiIndex):
+        names = table.index.names
+        rows = [tuple(in_words(n, v) for n, v in zip(names, key, strict=True)) for key in table.index]
+        table = table.set_axis(pandas.MultiIndex.from_tuples(rows, names=names) if rows else table.index)
+    columns = [name for name in ("budget", "protocol") if name in table]
+    return table.assign(**{n: [in_words(n, v) for v in table[n]] for n in columns}) if columns else table
+
+
 def display_summary(table: pandas.DataFrame, bold: str = "{}") -> pandas.DataFrame:
     """A summary for reading: `0.3829 ± 0.0065`, with n behind it, four digits, and the sign of differences.
 
@@ -214,12 +254,13 @@ def display_summary(table: pandas.DataFrame, bold: str = "{}") -> pandas.DataFra
     """
     shown = pandas.DataFrame(index=table.index)
     if "paper" in table:
-        shown["paper"] = [_mean_std(row, bold) for row in table["paper"].itertuples()]
+        shown["published"] = [_mean_std(row, bold) for row in table["paper"].itertuples()]
     there = [s for s in SOURCES if table[s, "n"].any() or table[s, "left_out"].any()] or SOURCES
     for source in there:
         shown[f"{source} runs"] = [_with_n(row, bold) for row in table[source].itertuples()]
-        if "paper" in table:
-            shown[f"{source} − paper"] = [number(d, "+", none="") for d in table[source, "difference"]]
+        if "paper" in table and table[source, "difference"].notna().any():
+            shown[f"{source} − published"] = [number(d, "+", none="") for d in table[source, "difference"]]
+    shown = read_aloud(shown)
     one_model = shown.index.get_level_values("model").nunique() < 2
     return shown.droplevel("model") if one_model else shown
 
@@ -229,8 +270,8 @@ def paper_layout(
 ) -> pandas.DataFrame:
     """A summary in the layout of Table II: a column for each method, and several lines for each data set and model.
 
-    The first line is the paper's. One more follows for each source, budget and protocol that has a record; where there is no
-    record at all, one line says "not run".
+    The first line is the published one. One more follows for each source, budget and protocol that has a record. A data set
+    and model without any record has no line.
 
     Args:
         table: as `summary` makes it.
@@ -239,25 +280,26 @@ def paper_layout(
     """
     lines: dict[tuple, dict[str, str]] = {}
     for dataset, model in order:
-        block = table.xs((dataset, model), level=["dataset", "model"])
-        lines[dataset, model, "paper"] = _by_method(block["paper"], lambda row: _mean_std(row, bold))
-        before = len(lines)
+        block, found = table.xs((dataset, model), level=["dataset", "model"]), {}
         for (protocol, budget), part in block.groupby(level=["protocol", "budget"], sort=False):
             for source in SOURCES:
                 texts = _by_method(part[source], lambda row: _with_n(row, bold))
                 if set(texts.values()) != {"no record"}:
-                    lines[dataset, model, f"{source} runs: {budget} budget, {said(protocol)}"] = texts
-        if len(lines) == before:
-            lines[dataset, model, "this package"] = dict.fromkeys(METHODS, "not run")
-    return pandas.DataFrame(lines).T.reindex(columns=list(METHODS)).fillna("no record")
+                    kind = "" if source == "reference" else "your own, "
+                    found[dataset, model, f"{kind}{in_words('budget', budget)} budget, {said(protocol)}"] = texts
+        if found:
+            lines |= {
+                (dataset, model, "published"): _by_method(block["paper"], lambda row: _mean_std(row, bold))
+            } | found
+    return pandas.DataFrame(lines).T.reindex(columns=list(METHODS)).fillna("–").replace("no record", "–")
 
 
 def said(protocol: str) -> str:
-    """A protocol in words: "paper protocol, from fresh weights"."""
+    """A protocol in words: "as in the text, from fresh weights"."""
     read = Protocol.parse(protocol)
     start = {"fresh": "fresh weights", "search": "the search's weights"}[read["test_start"]]
     changes = tuple(change for change in read.changes if change[0] != "test_start")
-    return f"{replace(read, changes=changes)} protocol, from {start}"
+    return f"{in_words('protocol', str(replace(read, changes=changes)))}, from {start}"
 
 
 def _by_method(part: pandas.DataFrame, text) -> dict[str, str]:
@@ -265,13 +307,22 @@ def _by_method(part: pandas.DataFrame, text) -> dict[str, str]:
 
 
 def means(runs: Runs, value: str = "test_metric") -> list[str]:
-    """A line for each data set, model, protocol and budget, with the mean of each method of the reference runs and its n."""
+    """A line for each data set, model, protocol and budget: the mean of each method of the reference runs, and its n.
+
+    Where the deviation is larger than the mean, the line has the median.
+    """
     found = summary(runs, value=value)["reference"].query("n > 0")
     lines = []
     for block, group in found.groupby(BLOCK, sort=False):
-        each = [f"{row.Index[-1]} {number(row.mean)} ({row.n})" for row in group.itertuples()]
+        each = [f"{row.Index[-1]} {_middle(row)} ({row.n})" for row in group.itertuples()]
+        block = [in_words(*pair) for pair in zip(BLOCK, block, strict=True)]
         lines.append(f"{value}, {', '.join(block)}: {', '.join(each)}")
     return lines
+
+
+def _middle(row) -> str:
+    """The mean of a row of `summary`, or the median where the deviation is larger."""
+    return f"median {number(row.median)}" if row.std > abs(row.mean) else number(row.mean)
 
 
 def above(runs: Runs, least: float = 1.0) -> list[str]:
@@ -280,7 +331,8 @@ def above(runs: Runs, least: float = 1.0) -> list[str]:
     worse, lines = table[table["test_metric"] > least], []
     for key, group in worse.groupby(KEYS, sort=False):
         errors = [f"{number(row.test_metric)} (seed {row.seed}, {row.source})" for row in group.itertuples()]
-        lines.append(f"{', '.join(key)}: {', '.join(errors)}")
+        names = [in_words(*pair) for pair in zip(KEYS, key, strict=True)]
+        lines.append(f"{', '.join(names)}: {', '.join(errors)}")
     return [*lines, f"{len(worse)} of {table['test_metric'].count()} complete runs"]
 
 
@@ -291,6 +343,8 @@ def number(value: float, sign: str = "", none: str = "–") -> str:
 
 def _mean_std(row, bold: str, behind: str = "") -> str:
     text = number(row.mean) + ("" if pandas.isna(row.std) else f" ± {number(row.std)}") + behind
+    if row.std > abs(row.mean):  # a mean of such values says nothing
+        text = f"median {number(row.median)}, {number(row.min)} to {number(row.max)}{behind}"
     return bold.format(text) if row.best else text
 
 

@@ -13,8 +13,9 @@ import evomal_core as ec
 from evomal_core.losses.export import large
 
 from . import report
-from .plots import LINES, PALETTE, elementwise, grid, style
+from .plots import LINES, PALETTE, elementwise, grid, png, style
 
+SIZE = {"paper": 0, "quick": 1, "pocket": 2}  # budgets from the largest to the smallest
 LABEL = 0.5  # of the regression losses side by side
 COLUMNS = ["records", "classification", "task", "budget", "method", "seed", "fitness", "test", "expression"]
 COLUMNS += ["omitted", "kept", "minimum", "minimum, weights 1", "gradient", "latex"]
@@ -58,7 +59,7 @@ def minimum(loss: torch.nn.Module) -> float:
     """
     if loss.classification:
         true = torch.linspace(0.001, 0.999, 999)
-        values = elementwise(loss, 1.0, true) + 9 * elementwise(loss, 0.0, (1 - true) / 9)
+        values = instance(loss, true)
         return true[values.argmin()].item() if values.max() - values.min() > 1e-4 else float("nan")
     f = torch.linspace(-4, 4, 1601)
     labels = [-1.5, -0.9, -0.3, 0.3, 0.9, 1.5]
@@ -124,15 +125,47 @@ def best_losses(table: pandas.DataFrame) -> pandas.DataFrame:
     return table.loc[groups["fitness"].idxmin()]
 
 
-def display_losses(best: pandas.DataFrame) -> str:
-    """Rows of `found_losses` as a table of Markdown."""
-    lines = ["| | fitness, test | tree | parameters omitted | parameters kept |", "|---|---|---|---|---|"]
+def of_each_task(best: pandas.DataFrame, method: str = "evomal") -> pandas.DataFrame:
+    """Of rows as `best_losses` gives them, a method's at the largest budget of each task; own before reference."""
+    mine = best[best["method"] == method].assign(
+        small=[SIZE.get(name, 3) for name in best[best["method"] == method]["budget"]]
+    )
+    return mine.sort_values(["small", "records"], kind="stable").drop_duplicates("task").sort_index()
+
+
+def display_losses(best: pandas.DataFrame, runs: Iterable) -> str:
+    """Rows of `found_losses` as a table of Markdown: the task, a small plot with the learned weights, errors, the formula.
+
+    Args:
+        runs: those that the rows are of, for their losses.
+    """
+    losses = {(f"{r.cell.dataset}, {r.cell.model}", r.cell.budget, r.cell.method, r.cell.seed): r.loss for r in runs}
+    lines = ["| task | curve | fitness, test error | formula, weights omitted |", "|---|---|---|---|"]
     for row in best.itertuples():
-        name = f"{row.task}, {row.method}, seed {row.seed}" + ("" if row.records == "reference" else " (own)")
+        where = f"{report.in_words('budget', row.budget)} budget, seed {row.seed}" + (
+            " (own)" if row.records == "own" else ""
+        )
+        loss = losses[row.task, row.budget, row.method, row.seed]
+        size = len(loss.tree)
+        form = math(row.omitted) if len(ec.latex(row.omitted)) < 260 else f"a tree of {size} nodes, see `table6.csv`"
         errors = f"{report.number(row.fitness)}, {report.number(row.test)}"
-        forms = f"{math(row.omitted)} | {math(row.kept)}"
-        lines.append(f"| {name}, {row.budget} | {errors} | `{row.expression}` | {forms} |")
+        lines.append(f"| {row.task}<br>{where} | {spark(loss, f'Loss found on {row.task}')} | {errors} | {form} |")
     return "\n".join(lines) if len(best) else "no record of a search that found a loss"
+
+
+def spark(loss: torch.nn.Module, alt: str) -> str:
+    """A loss as a picture within a line: against p of an instance, or against f at y = 0.5 (dotted)."""
+    figure = Figure(figsize=(1.3, 0.6))
+    axis = figure.add_axes((0.02, 0.03, 0.96, 0.94))
+    x = torch.linspace(0.001, 0.999, 301) if loss.classification else torch.linspace(LABEL - 2.5, LABEL + 2.5, 301)
+    axis.plot(
+        x, scaled(instance(loss, x) if loss.classification else elementwise(loss, LABEL, x)), color=PALETTE[0], lw=2
+    )
+    if not loss.classification:
+        axis.axvline(LABEL, color="0.3", lw=1, ls=":")
+    axis.set(xticks=[], yticks=[], ylim=(-0.08, 1.08), xlim=(x[0], x[-1]))
+    data, width, height = png(figure)
+    return f'<img alt="{alt}" width="{width}" height="{height}" src="data:image/png;base64,{data}">'
 
 
 def asking_for_the_label(table: pandas.DataFrame) -> list[str]:
@@ -147,7 +180,10 @@ def asking_for_the_label(table: pandas.DataFrame) -> list[str]:
         counts = losses["expression"].str.findall(r"[a-z]{2,}").explode().value_counts()
         common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:4]
         used = ", ".join(f"{name} {count}" for name, count in common)
-        lines.append(f"{budget}, {method}: {len(losses)} losses, {near} with the minimum at y; operators: {used}")
+        lines.append(
+            f"{report.in_words('budget', budget)} budget, {method}: {len(losses)} losses, {near} with the minimum at y; "
+            f"operators: {used}"
+        )
     return [*lines, f"{len(reference)} losses of regression, fitness in all {reference['fitness'].sum():.3f}"]
 
 
@@ -164,47 +200,58 @@ def scaled(values: np.ndarray) -> np.ndarray:
     return np.zeros_like(values) if flat else (values - low) / (high - low)
 
 
-def draw(axis, losses: Mapping[str, torch.nn.Module], lines: Iterable = LINES) -> None:
-    """Draw the scaled curves of losses of one kind: against p at y = 1, or against f at y = 0.5."""
-    if not losses:
-        axis.text(0.5, 0.5, "no record", ha="center", va="center", transform=axis.transAxes)
-        axis.set(ylim=(-0.08, 1.08))
-        return
-    classification = next(iter(losses.values())).classification
+def instance(loss: torch.nn.Module, p: torch.Tensor) -> np.ndarray:
+    """The loss of a whole instance of ten classes against the probability p of the true class, (n,); nine share the rest."""
+    return elementwise(loss, 1.0, p) + 9 * elementwise(loss, 0.0, (1 - p) / 9)
+
+
+def yardsticks(classification: bool, x: torch.Tensor) -> dict[str, np.ndarray]:
+    """The usual losses of a kind at the points x: cross-entropy and focal loss (γ = 2), or squared error at y = 0.5."""
+    if classification:
+        cross_entropy = -torch.log(x)
+        return {"cross-entropy": cross_entropy.numpy(), "focal, γ = 2": ((1 - x) ** 2 * cross_entropy).numpy()}
+    return {"squared error": elementwise(ec.SquaredError(), LABEL, x)}
+
+
+def draw(axis, losses: Mapping[str, torch.nn.Module], classification: bool, lines: Iterable = LINES) -> None:
+    """Draw the scaled curves of losses of one kind and their yardsticks: of an instance against p, or against f."""
     x = torch.linspace(0.001, 0.999, 301) if classification else torch.linspace(LABEL - 2.5, LABEL + 2.5, 301)
-    widths = np.linspace(3, 1.2, max(2, len(losses)))  # a curve that hides another is the thinner one
+    for (name, values), line in zip(yardsticks(classification, x).items(), ("-", "--"), strict=False):
+        axis.plot(x, scaled(values), color="0.55", ls=line, lw=5 if line == "-" else 3, label=name)
+    widths = np.linspace(2.6, 1.2, max(2, len(losses)))  # a curve that hides another is the thinner one
     for (name, loss), colour, line, width in zip(losses.items(), PALETTE, lines, widths, strict=False):
-        values = scaled(elementwise(loss, 1.0 if classification else LABEL, x))
-        axis.plot(x, values, color=colour, ls=line, lw=width, label=name)
+        values = instance(loss, x) if classification else elementwise(loss, LABEL, x)
+        axis.plot(x, scaled(values), color=colour, ls=line, lw=width, label=name)
+    if not losses:
+        axis.text(0.5, 0.9, "no record", ha="center", va="center", transform=axis.transAxes)
     if not classification:
         axis.axvline(LABEL, color="0.3", lw=1, ls=":")
-    axis.set(ylim=(-0.08, 1.08), xlabel="p" if classification else "f")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, frameon=False, fontsize="small")
+    axis.set(ylim=(-0.08, 1.08), xlabel="p of the true class" if classification else "prediction f (the label is 0.5)")
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small")
 
 
 def name_of(run) -> str:
     """What a curve of a run's loss is called."""
-    return f"{run.cell.dataset}, {run.cell.model}: {run.cell.method}, {run.cell.budget}"
+    return f"{run.cell.dataset}, {run.cell.model}: {run.cell.method}, {report.in_words('budget', run.cell.budget)}"
 
 
 @style()
-def side_by_side(paper: Mapping[str, torch.nn.Module], found: Iterable) -> Figure:
-    """The paper's losses above, EvoMAL's losses of up to eight runs below; classification left, regression right."""
-    figure, axes = grid(4, 2, (4.4, 2.9))
-    found = [run for run in found if run.cell.method == "evomal"]
+def side_by_side(published: Mapping[str, torch.nn.Module], found: Mapping[str, torch.nn.Module]) -> Figure:
+    """The published losses above, up to eight found ones below; classification left, regression right; scaled."""
+    figure, axes = grid(4, 2, (5.2, 2.15))
     for column, (kind, word) in enumerate(((True, "classification"), (False, "regression"))):
-        draw(axes[column], {letter: loss for letter, loss in paper.items() if loss.classification == kind})
-        axes[column].set_title(f"the paper's, {word}, weights 1")
-        runs = [run for run in found if run.loss.classification == kind]
-        draw(axes[2 + column], {name_of(run): run.loss for run in runs[:8]}, LINES * 2)
-        axes[2 + column].set_title(f"found by EvoMAL, {word}")
+        draw(axes[column], {n: loss for n, loss in published.items() if loss.classification == kind}, kind)
+        axes[column].set_title(f"{word}: published, all weights 1")
+        mine = {n: loss for n, loss in found.items() if loss.classification == kind}
+        draw(axes[2 + column], dict(list(mine.items())[:8]), kind, LINES * 2)
+        axes[2 + column].set_title(f"{word}: found here")
     return figure
 
 
 @style()
-def one_by_one(losses: Mapping[str, torch.nn.Module], columns: int = 5) -> Figure:
+def one_by_one(losses: Mapping[str, torch.nn.Module], columns: int = 5, size: tuple = (1.9, 1.9)) -> Figure:
     """A panel for each of `losses`, title -> loss, without scaling: against p for two targets, or against f − y for three."""
-    figure, axes = grid(len(losses), columns, (1.9, 1.8))
+    figure, axes = grid(len(losses), columns, size)
     for axis, (title, loss) in zip(axes, losses.items(), strict=False):
         x = torch.linspace(0.001, 0.999, 301) if loss.classification else torch.linspace(-3, 3, 301)
         targets = (1.0, 0.0) if loss.classification else (-1.0, 0.5, 2.0)

@@ -291,7 +291,7 @@ def loss_and_gradient() -> Figure:
 @style()
 def shifted_optimum() -> Figure:
     """The optimum against the weight w, by SymPy (line) and by evaluating the module (dots), and the equivalent alpha."""
-    figure, axes = grid(2, 2, (3.3, 2.3))
+    figure, axes = grid(2, 2, (3.9, 2.6))
     w = np.linspace(1, 2, 201)
     p = sympy.lambdify(W, optimum().subs(EPS, EPSILON))(w)
     axes[0].plot(w, p, color=PALETTE[0], label="SymPy: √(1 − ε) / w")
@@ -300,10 +300,10 @@ def shifted_optimum() -> Figure:
         some, [least(absolute(x, torch.float64)) for x in some], "o", color=PALETTE[1], label="found numerically"
     )
     axes[0].set(xlabel="weight w", ylabel="p with the least loss")
-    axes[0].legend(fontsize="small")
+    axes[0].legend(loc="upper right", bbox_to_anchor=(1.02, 1.25), ncols=2, frameon=False, fontsize="small")
     for classes, colour, line in zip((2, 10, 100), PALETTE[2:], LINES, strict=False):
         alpha = sympy.lambdify(P, smoothing_of().subs(C, classes))(p)
         axes[1].plot(w, alpha, color=colour, ls=line, label=f"C = {classes}")
     axes[1].set(xlabel="weight w", ylabel="label smoothing α\nwith the same optimum")
-    axes[1].legend(fontsize="small")
+    axes[1].legend(loc="upper right", bbox_to_anchor=(1.02, 1.25), ncols=3, frameon=False, fontsize="small")
     return figure
