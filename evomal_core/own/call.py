@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -30,6 +31,9 @@ from .watch import Enough, Progress, Watch
 
 SCHEMA = 1  # of the file of `checkpoint`
 METHOD = "evomal"
+LEARNED, TUNED = "learned loss", "tuned rate"  # in the comparison
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the own learning rate, which a loss is tried at
+TUNING = (0, 0, 9)  # index of the start from which they are tried, which no contest has
 
 
 def search_loss(
@@ -63,7 +67,8 @@ def search_loss(
 
     The search begins with known losses of the task beside random ones. Under the protocol `robust` its leaders and the task
     loss, also at its best learning rate, then meet in a contest over fresh starts (`remedies.halving`). At the end the best
-    loss and both baselines are trained from `starts` other starts each, for the same number of steps.
+    loss and the task loss are trained from `starts` other starts each, for the same number of steps, at the optimiser's learning
+    rate and at the best of five around it, chosen for each of the two by validation over full trainings.
 
     Args:
         model: an `nn.Module`, which is copied and never changed, or a function without arguments that makes one.
@@ -198,7 +203,7 @@ class _Run:
             sum(r.starts * math.ceil(r.steps / CHUNK) for r in plan) + 2 * plan[-1].starts * plan[-1].steps // CHUNK
         )
         rates = len(tuned.LEARNING_RATES) * math.ceil(config.fitness_steps / CHUNK)
-        compared = 3 * self.starts * math.ceil(config.test_steps / CHUNK)
+        compared = (4 * self.starts + 2 * len(FACTORS)) * math.ceil(config.test_steps / CHUNK)
         return left + rates + compared + (contest if config.selection == "halving" else 0)
 
     def _on_generation(self, state: SearchState) -> None:
@@ -210,10 +215,11 @@ class _Run:
             self._write()
 
         leaders = [leader for leader in self._leaders() if not isinstance(leader.loss, type(self.task))]
-        won = halving.hold(self.contest, leaders, self.problem, self.config, self.seed, on_round)
+        halving.hold(self.contest, leaders, self.problem, self.config, self.seed, on_round)
         self.held = True
-        own = won.name in (halving.TASK_LOSS, halving.TUNED)
-        self.best = None if own else next(l for l in leaders if l.loss is won.loss)
+        last = {name: fmean(errors) for name, errors in self.contest.results[-1].items() if name.startswith("leader")}
+        if last:  # the best learned one, whether the task loss was better at this rate or not
+            self.best = leaders[int(min(last, key=lambda name: last[name]).removeprefix("leader "))]
 
     def _leaders(self) -> list[Leader]:
         """The search's, the best first; the winner of a contest before all others."""
@@ -229,23 +235,30 @@ class _Run:
         return leaders if self.best is None else [self.best, *(l for l in leaders if l is not self.best)]
 
     def _compared(self, leaders: list[Leader]) -> list[Row]:
-        """The best loss and both baselines, each trained in full from the same starts, which no search has seen."""
-        rate = self.contest.rates.get(halving.TUNED)
-        if not self.contest.rates:
-            found = tuned.search([self.problem], self.config, self.seed, tuned.TunedState(), lambda state: None)
-            rate = found.learning_rate
-        usual, own = _name(self.own.task_loss), self.config.base_learning_rate
-        wanted = [(f"{usual}", self.task, own)] + ([(f"{usual}, tuned rate", self.task, rate)] if rate else [])
-        wanted = ([("learned loss", leaders[0].loss, own)] if leaders else []) + wanted
-        rows = []
-        for name, loss, rate in wanted:
-            parts = ("validation", "test") if self.own.judged == "test" else ("validation",)
-            trial = Trial(
-                "test", self.config.test_steps, (), rate, self.config.test_milestones, parts, starts=self.starts
-            )
-            (outcomes,) = run_trial([loss], self.problem, self.config, self.seed, trial)
-            rows.append(Row(name, rate, tuple(outcome.errors[self.own.judged] for outcome in outcomes)))
+        """The best learned loss and the task loss, each trained in full from the same starts, which no search has seen.
+
+        Each has the optimiser's learning rate, and of `FACTORS` times this rate that of lowest validation error.
+        """
+        config, usual = self.config, _name(self.own.task_loss)
+        losses = ([(LEARNED, leaders[0].loss)] if leaders else []) + [(usual, self.task)]
+        part, rows = self.own.judged, []
+        for name, loss in losses:
+            rates = [factor * config.base_learning_rate for factor in FACTORS]
+            tried = {rate: self._trained(loss, rate, "selection", TUNING, 1)[0]["validation"] for rate in rates}
+            best = min(rates, key=lambda rate: tried[rate])
+            chosen = [(name, config.base_learning_rate)] if best == config.base_learning_rate else []
+            chosen = chosen or [(name, config.base_learning_rate), (f"{name}, {TUNED}", best)]
+            for label, rate in chosen:
+                errors = self._trained(loss, rate, "test", (), self.starts)
+                rows.append(Row(label, rate, tuple(each[part] for each in errors)))
         return rows
+
+    def _trained(self, loss, rate: float, purpose: str, index: tuple[int, ...], starts: int) -> list[dict[str, float]]:
+        """Errors of full trainings by part, one a start."""
+        parts = ("validation", "test") if self.own.judged == "test" else ("validation",)
+        trial = Trial(purpose, self.config.test_steps, index, rate, self.config.test_milestones, parts, starts=starts)
+        (outcomes,) = run_trial([loss], self.problem, self.config, self.seed, trial)
+        return [outcome.errors for outcome in outcomes]
 
     def _told(self, leaders: list[Leader], rows: list[Row], stopped: str) -> Found:
         own, notes = self.own, list(self.own.notes)
@@ -257,15 +270,15 @@ class _Run:
         if optimiser and optimiser.exact != "written out":
             how = "autograd through its own step" if optimiser.exact == "autograd" else "a step of SGD in its place"
             notes.append(f"{optimiser.name}: the meta-gradient goes through {how}")
-        by_name = {row.name: row for row in rows}
-        learned = by_name.pop("learned loss", None)
-        baselines = list(by_name.values())
+        mine = [row for row in rows if row.name.startswith(LEARNED)]
+        baselines = [row for row in rows if row not in mine]
+        learned = mine[-1] if mine else None  # at its tuned rate, where that is another
         best = min(baselines, key=lambda row: row.mean) if baselines else None
-        chosen_task_loss = self.held and self.best is None
-        beats = learned.below(baselines) and not chosen_task_loss if learned and baselines else None
+        beats = learned.below(baselines) if learned and baselines else None
         loss, rate = own.task_loss, best.learning_rate if best else self.config.base_learning_rate
-        if leaders and (beats or (beats is None and not chosen_task_loss)):
-            loss, rate = as_given(leaders[0].loss, own), self.config.base_learning_rate
+        if leaders and beats is not False:
+            loss = as_given(leaders[0].loss, own)
+            rate = learned.learning_rate if learned else self.config.base_learning_rate
         found = Found(
             loss=loss,
             learning_rate=rate,

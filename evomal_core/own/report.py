@@ -83,7 +83,7 @@ class Found:
             return "the learned loss was not compared with the task loss from fresh starts"
         if self.beats_baseline:
             starts = len(self.rows[0].errors)
-            return f"the learned loss beats the task loss and its tuned learning rate from each of {starts} starts"
+            return f"the learned loss beats the task loss, at its tuned learning rate too, from each of {starts} starts"
         return "no learned loss beats the task loss from every start; the task loss is returned, at its better rate"
 
     def table(self):
@@ -112,7 +112,9 @@ class Found:
         left, right = figure.subplots(1, 2)
         for k, row in enumerate(reversed(self.rows)):
             finite = [e for e in row.errors if math.isfinite(e)]
-            left.plot(finite, [k] * len(finite), "o", alpha=0.7, color="C0" if row.name == "learned loss" else "0.4")
+            left.plot(
+                finite, [k] * len(finite), "o", alpha=0.7, color="C0" if row.name.startswith("learned loss") else "0.4"
+            )
         left.set_yticks(range(len(self.rows)), [row.name for row in reversed(self.rows)])
         if math.isfinite(self.trivial):
             left.axvline(self.trivial, color="0.6", linestyle=":", label="trivial predictor")

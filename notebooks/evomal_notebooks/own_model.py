@@ -11,6 +11,7 @@ validation error from one start; its test error is that of `STARTS` other starts
     <results_dir>/own_model/errors.csv
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,8 @@ from evomal_core.own import adapt, setup
 from evomal_core.own.data import read as read_data
 from evomal_core.own.optimisers import Optimiser
 from evomal_core.training import Trial, run_trial
+
+from . import comparisons, forests, layout, report
 
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 STARTS = 3
@@ -262,3 +265,75 @@ def tuned(loss: nn.Module, made: Setup, config: ec.Config, seed: int) -> tuple[f
     errors = {rate: trained(rate, "selection", 1)[0]["validation"] for rate in rates}
     best = min(rates, key=errors.__getitem__)
     return best, errors[best], tuple(each["test"] for each in trained(best, "test", STARTS))
+
+
+def summary(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The mean test error over starts, a row for each set-up and seed: of the task loss, of the classic loss that validation
+    prefers, and of the learned loss (NaN where the search found none); inf where a training diverged."""
+    rows = []
+    for key, group in table.groupby(["setup", "seed"], sort=False):
+        means = {row.loss: float(np.mean(row.errors)) for row in group.itertuples()}
+        usual = next(name for name, _ in USUAL.values() if name in means)
+        classic = group[~group["loss"].isin([usual, "learned"])]
+        best = classic.loc[classic["validation"].idxmin(), "loss"]
+        row = {"setup": key[0], "seed": key[1], "task loss": means[usual], "best classic": means[best], "which": best}
+        rows.append(row | {"learned": means.get("learned", math.nan), "formula": group["learned"].iloc[0]})
+    columns = ["setup", "seed", "task loss", "best classic", "which", "learned", "formula"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def answer(table: pandas.DataFrame) -> layout.Answer:
+    """The first screen: in how many runs the learned loss beats the task loss, and the best classic one."""
+    means = summary(table)
+    below = {other: int((means["learned"] < means[other]).sum()) for other in ("task loss", "best classic")}
+    n, names = len(means), dict.fromkeys(means["setup"])
+    sentence = (
+        f"On {len(names)} set-ups of one's own the learned loss has a lower test error than the task loss in "
+        f"{below['task loss']} of {n} runs, and than the best classic loss in {below['best classic']}; all have a tuned "
+        "learning rate."
+    )
+    kinds = {"task loss": "task loss", "classic": "best classic", "learned": "learned"}
+    panels = {
+        name: [
+            forests.Row(label, {"mean of three starts": means[means["setup"] == name][column].tolist()})
+            for label, column in kinds.items()
+        ]
+        for name in names
+    }
+    meaning = [_meaning(name, means[means["setup"] == name]) for name in names]
+    meaning.append(
+        "`search_loss` compares before it recommends: it gives the task loss back where the learned one does not beat it on "
+        f"the validation part from every start. It recommended the learned loss in {_recommended(table)} of {n} runs."
+    )
+    figure = forests.forest(panels, "test error", columns=4, width=2.9)
+    return layout.Answer(
+        sentence, figure, f"Test errors of a dot a seed, by loss and set-up. {sentence}", tuple(meaning)
+    )
+
+
+def _recommended(table: pandas.DataFrame) -> int:
+    return int((table.drop_duplicates(["setup", "seed"])["beats"].astype(str) == "True").sum())
+
+
+def _meaning(name: str, means: pandas.DataFrame) -> str:
+    """One sentence on a set-up."""
+    parts = []
+    for column, other in (("task loss", "the task loss"), ("best classic", "the best classic loss")):
+        interval = comparisons.interval((means["learned"] - means[column]).tolist())
+        parts.append(f"{interval} against {other}")
+    return f"**{name}**: learned loss minus others, {', '.join(parts)} (n = {len(means)} seeds)."
+
+
+def show() -> None:
+    """The first cell: the answer from the committed measurements."""
+    layout.show(answer(read(report.REFERENCE)), "own_model")
+
+
+def display(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The measurements for reading: a row for each set-up and loss, the mean test error of each seed."""
+    means = table.assign(error=[float(np.mean(errors)) for errors in table["errors"]], rate=table["rate"].astype(float))
+    wide = means.pivot_table(index=["setup", "loss"], columns="seed", values="error", sort=False)
+    wide.columns = [f"seed {seed}" for seed in wide.columns]
+    wide["mean"] = wide.mean(axis=1)
+    wide["median rate"] = means.groupby(["setup", "loss"], sort=False)["rate"].median()
+    return wide.round(4)

@@ -45,6 +45,7 @@ class Parameters:
         rates: base learning rates.
         starts: how many other starts each loss is trained from.
         leaders: how many of the best leaders of a search; None for all.
+        setups: names of `own_model.SETUPS`.
     """
 
     seed: int | None = None
@@ -66,6 +67,7 @@ class Parameters:
     rates: tuple[float, ...] = ()
     starts: int | None = None
     leaders: int | None = None
+    setups: tuple[str, ...] = ()
 
     @property
     def rows(self) -> list[Cell]:
@@ -101,7 +103,7 @@ class Parameters:
 
     def __str__(self) -> str:
         unused = ("datasets", "models") if self.target else ("source", "target")
-        unused += tuple(name for name in ("rates", "starts", "leaders", "cluster") if not getattr(self, name))
+        unused += tuple(name for name in ("rates", "starts", "leaders", "cluster", "setups") if not getattr(self, name))
         return "\n".join(f"{name} = {value!r}" for name, value in asdict(self).items() if name not in unused)
 
 
