@@ -67,8 +67,8 @@ def search_loss(
 
     The search begins with known losses of the task beside random ones. Under the protocol `robust` its leaders and the task
     loss, also at its best learning rate, then meet in a contest over fresh starts (`remedies.halving`). At the end the best
-    loss and the task loss are trained from `starts` other starts each, for the same number of steps, at the optimiser's learning
-    rate and at the best of five around it, chosen for each of the two by validation over full trainings.
+    loss and the task loss are trained from `starts` other starts each, for the same number of steps: at the optimiser's
+    learning rate, and at the best of five around it, chosen for each of the two by validation over full trainings.
 
     Args:
         model: an `nn.Module`, which is copied and never changed, or a function without arguments that makes one.

@@ -104,7 +104,7 @@ class Found:
         """A figure: the metric of every start, a row a loss, and the fitness in the course of the search.
 
         Raises:
-            ImportError: without matplotlib, which `pip install evomal[notebooks]` brings.
+            ImportError: without matplotlib, which `pip install 'evomal-core[notebooks]'` brings.
         """
         from matplotlib.figure import Figure
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas
+import scipy.stats
 import torch
 from sklearn.datasets import load_diabetes, load_digits
 from torch import nn
@@ -33,7 +34,7 @@ from evomal_core.own.data import read as read_data
 from evomal_core.own.optimisers import Optimiser
 from evomal_core.training import Trial, run_trial
 
-from . import comparisons, forests, layout, report
+from . import forests, layout, report
 
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 STARTS = 3
@@ -319,9 +320,12 @@ def _meaning(name: str, means: pandas.DataFrame) -> str:
     """One sentence on a set-up."""
     parts = []
     for column, other in (("task loss", "the task loss"), ("best classic", "the best classic loss")):
-        interval = comparisons.interval((means["learned"] - means[column]).tolist())
-        parts.append(f"{interval} against {other}")
-    return f"**{name}**: learned loss minus others, {', '.join(parts)} (n = {len(means)} seeds)."
+        differences = (means["learned"] - means[column]).to_numpy()
+        low, high = scipy.stats.t.interval(0.95, len(differences) - 1, differences.mean(), scipy.stats.sem(differences))
+        sure = f" [{low:+.3f}, {high:+.3f}]" if len(differences) > 1 and np.isfinite([low, high]).all() else ""
+        parts.append(f"{differences.mean():+.3f}{sure} against {other}")
+    best = ", ".join(dict.fromkeys(means["which"]))
+    return f"**{name}**: the learned loss has {' and '.join(parts)} ({best}); n = {len(means)} seeds."
 
 
 def show() -> None:
@@ -337,3 +341,13 @@ def display(table: pandas.DataFrame) -> pandas.DataFrame:
     wide["mean"] = wide.mean(axis=1)
     wide["median rate"] = means.groupby(["setup", "loss"], sort=False)["rate"].median()
     return wide.round(4)
+
+
+def compute(p) -> pandas.DataFrame:
+    """Measure the set-ups of a notebook's parameters under its seeds; a word on each before. An empty table for no seed."""
+    tables = []
+    for seed in sorted({*p.seeds, p.seed} - {None}):
+        for name in p.setups:
+            print(f"{name}, seed {seed}: a search and the trainings of {1 + STARTS} starts")
+            tables.append(measure(name, seed, p.budget, p.results_dir))
+    return pandas.concat(tables, ignore_index=True) if tables else pandas.DataFrame(columns=COLUMNS)

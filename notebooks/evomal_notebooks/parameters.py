@@ -140,7 +140,7 @@ def read_parameters(given: dict, known: str, **choices: Iterable[str]) -> Parame
 def _read(name: str, value):
     """A parameter's value in its type. A list may be one value, or text with commas and brackets: `-p seeds "[0, 1]"`."""
     text = "" if str(value) == "None" else str(value).strip()
-    if name in ("seeds", "datasets", "models", "methods"):
+    if name in ("seeds", "datasets", "models", "methods", "setups"):
         parts = [part.strip(" '\"") for part in text.strip("[]()").split(",") if part.strip()]
         if not parts and name != "seeds":
             raise ValueError(f"{name} must name at least one, got {value!r}")
