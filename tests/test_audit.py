@@ -11,7 +11,7 @@ from evomal_notebooks import audit, plots, report
 def test_every_switch_is_described_and_those_of_images_are_not_audited():
     assert set(audit.DESCRIPTIONS) == {*DEPARTURES, "non_negative"}
     assert set(audit.AUDITED) < set(DEPARTURES) and "non_negative" not in audit.AUDITED
-    assert list(audit.descriptions().columns) == ["paper", "released code", "acts on"]
+    assert list(audit.descriptions().columns) == ["in the text", "in the code", "acts on"]
 
 
 def test_flipping_a_switch_gives_it_the_value_of_the_other_side():
@@ -61,9 +61,9 @@ def test_an_own_run_takes_the_place_of_the_reference_run(effects):
 def test_verdicts_measure_by_the_claim_of_table_iii(effects):
     lines = audit.verdicts(effects, "diabetes")
     assert lines[0].endswith("differs from the baseline's by -0.0256.") and len(lines) == 12
-    (elitism,) = [line for line in lines if line.startswith("- elitism")]
-    assert "from paper, the error gets larger (+0.100 [" in elitism and "3.9 times the claim; n = 3" in elitism
-    assert "from released, 0 pairs are too few to say" in elitism
+    (elitism,) = [line for line in lines if line.startswith("`elitism`")]
+    assert "from the text, the error gets larger (+0.100 [" in elitism and "3.9 times the claim; n = 3" in elitism
+    assert "from the code, 0 pairs are too few to say" in elitism
 
 
 def test_equal_runs_change_nothing(folders):  # noqa: F811
@@ -71,13 +71,15 @@ def test_equal_runs_change_nothing(folders):  # noqa: F811
         for protocol in ("paper", "paper+archive=evaluated"):
             write(folders[1], "evomal", seed, protocol=protocol)
     effects = audit.effects(report.collect(folders[0], reference_dir=folders[1]), ["diabetes"])
-    (line,) = [line for line in audit.verdicts(effects, "diabetes") if line.startswith("- archive")]
-    assert "from paper, nothing at all changes (n = 3)" in line
+    (line,) = [line for line in audit.verdicts(effects, "diabetes") if line.startswith("`archive`")]
+    assert "from the text, nothing at all changes (n = 3)" in line
 
 
 def test_forest_has_a_panel_a_side_and_a_row_a_switch(effects):
     figure = audit.forest(effects, "diabetes")
-    assert [axis.get_title() for axis in figure.axes] == ["flipped from paper", "flipped from released"]
+    assert [axis.get_title() for axis in figure.axes] == [
+        f"one switch flipped, from {side}" for side in ("the text", "the code")
+    ]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(audit.AUDITED)
     assert audit.display_effects(effects).columns[0] == "n"
     assert plots.PALETTE[0] in [line.get_color() for line in figure.axes[0].lines]
@@ -90,6 +92,6 @@ def test_levels_of_the_baseline_stand_beside_table_iii(folders):  # noqa: F811
     write(folders[1], "evomal")
     (line,) = audit.baseline_levels(report.collect(folders[0], reference_dir=folders[1]))
     assert line == (
-        "diabetes, quick budget: Table III 0.3829; protocol paper 0.7000 (n = 1 of 2), "
-        "released+test_start=fresh 0.4000 (n = 1 of 1)"
+        "diabetes, quick budget: published 0.3829; as in the text 0.7000 (n = 1 of 2), "
+        "as in the code+test_start=fresh 0.4000 (n = 1 of 1)"
     )

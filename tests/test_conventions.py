@@ -72,8 +72,19 @@ def test_both_columns_stand_side_by_side(written):
     row = shown.xs("evomal", level="method").iloc[0]
     assert row["reference, from the search's weights"] == "0.4000 (n = 1; 1 no_loss)"
     assert row["reference, from fresh weights"] == "0.9000 (n = 1; 1 no_loss)"
-    assert row["paper"] == "0.3573 ± 0.0198" and set(shown.index.get_level_values("protocol")) == {"paper"}
+    assert row["published"] == "0.3573 ± 0.0198"
+    assert set(shown.index.get_level_values("protocol")) == {"as in the text"}
     assert shown.xs("baseline", level="method").iloc[0]["reference, from the search's weights"] == "no record"
+
+
+def test_across_has_a_row_a_method_and_a_column_a_start(written):
+    records = report.collect(written[0], reference_dir=written[1])
+    wide = conventions.across(records, report.paper_table("table3"), [cell()])
+    assert list(wide.columns[:1]) == ["published"] and len(wide.columns) == 3
+    assert wide.xs("evomal", level="method").iloc[0].iloc[1:].to_list() == [
+        "0.4000 (n = 1; 1 no_loss)",
+        "0.9000 (n = 1; 1 no_loss)",
+    ]
 
 
 def test_a_search_counts_once_however_often_it_was_tested(written):

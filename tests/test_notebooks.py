@@ -1,6 +1,7 @@
 """The notebooks as files, and table3 as papermill runs it. (That they run at all is nbval's, see pyproject.toml.)"""
 
 import ast
+import base64
 import json
 import os
 import re
@@ -21,6 +22,11 @@ MACHINE_PATH = re.compile(r"/home/|/root/|/tmp/|/work/|/Users/|/mnt/|site-packag
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def checked(cell) -> bool:
+    """Whether nbval compares the outputs of a cell."""
+    return "NBVAL_CHECK_OUTPUT" in cell.source or "nbval-check-output" in cell.metadata.get("tags", [])
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=NAMES)
@@ -53,8 +59,31 @@ def test_one_parameters_cell_of_plain_described_values(notebook):
 
 def test_parameters_are_read_right_behind_their_cell(notebook):
     cells = code_cells(notebook)
-    assert cells[0].metadata.tags == ["parameters"]
-    assert "read_parameters(" in cells[1].source
+    assert cells[1].metadata.tags == ["parameters"]
+    assert "read_parameters(" in cells[2].source
+
+
+def test_the_answer_comes_first(path, notebook):
+    """Title, a hidden cell of one call, and of its outputs a bold sentence, a figure and a list."""
+    title, first = notebook.cells[:2]
+    assert title.source.startswith("# ") and "\n" not in title.source
+    assert first.metadata.jupyter.source_hidden and "hide_input" in first.metadata.tags
+    assert len(first.source.splitlines()) <= 3
+    sentence, figure, meaning = first.outputs
+    assert re.fullmatch(r"\*\*.+\.\*\*", sentence.data["text/markdown"])
+    assert "image/png" in figure.data
+    assert 1 <= len(re.findall("^- ", meaning.data["text/markdown"], re.M)) <= 5
+    assert notebook.cells[-1].source.splitlines()[-1].startswith(("Previous: [", "Next: ["))
+
+
+def test_figures_are_sharp_and_said_in_words(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                about, data = output.metadata["image/png"], base64.b64decode(output.data["image/png"])
+                width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+                assert (about["width"], about["height"]) == (width // 2, height // 2)
+                assert len(about["alt"]) > 15
 
 
 def test_committed_with_the_outputs_of_one_run_in_order(notebook):
@@ -63,14 +92,17 @@ def test_committed_with_the_outputs_of_one_run_in_order(notebook):
     for cell in cells:
         assert not [output for output in cell.outputs if output.output_type == "error"]
         assert not [output for output in cell.outputs if output.get("name") == "stderr"]
-        if "NBVAL_CHECK_OUTPUT" in cell.source:
+        if checked(cell):
             assert cell.outputs, "nbval is to compare an output that is not there"
-    assert any("NBVAL_CHECK_OUTPUT" in cell.source for cell in cells)
+    assert any(checked(cell) for cell in cells)
 
 
 def test_names_no_machine_and_the_default_kernel(path, notebook):
     assert notebook.metadata.kernelspec.name == "python3"
     assert notebook.metadata.kernelspec.language == "python"
+    assert notebook.metadata.kernelspec.display_name == "Python 3"
+    about = {"codemirror_mode", "file_extension", "mimetype", "name", "nbconvert_exporter", "pygments_lexer", "version"}
+    assert set(notebook.metadata.language_info) == about, "JupyterLab shows any other as unsaved"
     assert "papermill" not in notebook.metadata
     outputs = json.dumps([notebook.metadata, *[[cell.metadata, cell.get("outputs")] for cell in notebook.cells]])
     images = re.compile(r'"image/png": "[^"]*"')
@@ -107,7 +139,7 @@ def test_papermill_computes_a_seed_names_a_damaged_record_and_ends_with_the_tabl
         output.data["text/html"]
         for cell in code_cells(notebook)
         for output in cell.outputs
-        if "conventions.both" in cell.source and "text/html" in output.get("data", {})
+        if "conventions.across" in cell.source and "text/html" in output.get("data", {})
     ]
     assert "0.3829 ± 0.0065" in tables[0]
     assert "(n = 1)" in tables[0]
@@ -143,9 +175,7 @@ def test_nbval_is_red_when_a_number_of_a_record_is_changed(tmp_path):
     given = os.environ | {"PYTHONPATH": str(tmp_path), "EVOMAL_RESULTS": str(tmp_path / "runs")}
     done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout[-3000:]
-    checked = [
-        n
-        for n, cell in enumerate(code_cells(nbformat.read(ROOT / "notebooks/table3.ipynb", 4)))
-        if "NBVAL" in cell.source
+    compared = [
+        n for n, cell in enumerate(code_cells(nbformat.read(ROOT / "notebooks/table3.ipynb", 4))) if checked(cell)
     ]
-    assert {int(n) for n in re.findall(r"FAILED .*::Cell (\d+)", done.stdout)} == set(checked)
+    assert {int(n) for n in re.findall(r"FAILED .*::Cell (\d+)", done.stdout)} == set(compared)

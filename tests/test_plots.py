@@ -106,7 +106,7 @@ def test_saved_as_pdf_and_png_in_a_style_that_is_put_back(tmp_path):
 
 
 def test_show_is_silent_without_a_notebook(capsys):
-    assert plots.show(plots.grid(1, 1, (2, 2))[0]) is None
+    assert plots.show(plots.grid(1, 1, (2, 2))[0], "an empty panel") is None
     assert capsys.readouterr() == ("", "")
 
 

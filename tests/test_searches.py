@@ -83,10 +83,10 @@ def test_answers_are_made_from_the_runs(folders):  # noqa: F811
         write(folders[1], "evomal", seed, test=0.07, budget="paper", fitness=0.09, history=timed(1.0, 0.09))
         write(folders[1], "random", seed, test=0.06, budget="paper", fitness=0.10, history=timed(1.0, 0.10))
     lines = searches.answers(collected(folders).reference, {"baseline": 0.0787, "evomal": 0.0721}, "paper")
-    assert lines[0] == "Baseline: 0.0800 (n = 3) against the paper's 0.0787: +0.13 points, within 0.3 points."
+    assert lines[0] == "Baseline: 0.0800 (n = 3) against the published 0.0787: +0.13 points, within 0.3 points."
     assert lines[1].startswith("EvoMAL's test error is smaller than that of baseline: mean difference -0.0100")
     assert lines[2].startswith("EvoMAL's test error is larger than that of random")
-    assert lines[3] == "(The paper has -0.0066 between EvoMAL and the baseline.)"
+    assert lines[3] == "(The published difference of EvoMAL and the baseline is -0.0066.)"
     assert lines[4].startswith(
         "At equal candidates: EvoMAL's fitness (validation error) is smaller than that of random"
     )

@@ -54,27 +54,31 @@ def table(folders):  # noqa: F811
     return shapes.found_losses(report.collect(folders[0], reference_dir=folders[1]))
 
 
-def test_found_losses_have_a_row_each(table):
+def test_found_losses_have_a_row_each(folders, table):  # noqa: F811
     assert list(table["method"]) == ["evomal", "evomal", "random"] and list(table["records"])[2] == "own"
     assert list(table["minimum"]) == pytest.approx([1, 0, 0], abs=0.01)
     assert (table["gradient"] < 1e-3).all()
     best = shapes.best_losses(table)
     assert list(best["seed"]) == [1, 0]
-    text = shapes.display_losses(best)
-    assert "| diabetes, mlp, evomal, seed 1, quick | 0.4000, 0.3000 | `square(sub(y, f))` |" in text
-    assert "seed 0 (own), quick" in text
+    records = report.collect(folders[0], reference_dir=folders[1])
+    text = shapes.display_losses(best, records.reference + records.own)
+    row = next(
+        line for line in text.splitlines() if line.startswith("| diabetes, mlp<br>quick budget, seed 1 | <img alt=")
+    )
+    assert row.split(" | ")[2] == "0.4000, 0.3000" and "quick budget, seed 0 (own)" in text
+    assert list(shapes.of_each_task(best)["seed"]) == [1], "one row a task"
     assert shapes.gradient_shares(table).loc[("reference", "quick", "evomal"), "count"] == 2
 
 
 def test_how_many_ask_for_the_label(table):
     line, last = shapes.asking_for_the_label(table)
-    assert line == "quick, evomal: 2 losses, 1 with the minimum at y; operators: square 2, sub 2, add 1"
+    assert line == "quick budget, evomal: 2 losses, 1 with the minimum at y; operators: square 2, sub 2, add 1"
     assert last == "2 losses of regression, fitness in all 0.900"
 
 
 def test_without_a_record_the_tables_say_so(folders):  # noqa: F811
     table = shapes.found_losses(report.collect(folders[0], reference_dir=folders[1]))
-    assert shapes.display_losses(shapes.best_losses(table)) == "no record of a search that found a loss"
+    assert shapes.display_losses(shapes.best_losses(table), []) == "no record of a search that found a loss"
     assert len(shapes.asking_for_the_label(table)) == 1
 
 
@@ -87,16 +91,24 @@ def test_a_formula_in_a_table_has_no_bar():
 def test_figures_have_a_panel_a_kind_and_a_panel_a_loss(folders, table):  # noqa: F811
     paper = {letter: paper_loss(letter) for letter in "aj"}
     runs = report.best_runs(report.collect(folders[0], reference_dir=folders[1]).select(method="evomal"))
-    figure = shapes.side_by_side(paper, runs)
+    figure = shapes.side_by_side(paper, {shapes.name_of(run): run.loss for run in runs})
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles[0] == "the paper's, classification, weights 1" and titles[3] == "found by EvoMAL, regression"
+    assert titles[0] == "classification: published, all weights 1" and titles[3] == "regression: found here"
     assert [text.get_text() for text in figure.axes[2].texts] == ["no record"]
     names = [text.get_text() for text in figure.axes[3].get_legend().get_texts()]
-    assert names == ["diabetes, mlp: evomal, quick"]
+    assert names == ["squared error", "diabetes, mlp: evomal, quick"]
     panels = shapes.one_by_one(paper).axes
     assert [axis.get_xlabel() for axis in panels] == ["p", "f − y"]
     assert [len(axis.lines) for axis in panels] == [2, 3]
     shapes.one_by_one({})
+
+
+def test_an_instance_counts_its_other_outputs_too():
+    p = torch.tensor([0.2, 0.6])
+    flat = ec.MetaLoss("mul(f, add(y, sub(f, f)))", classification=True)  # y f: on one output it rises with p
+    assert shapes.instance(flat, p) == pytest.approx(p.numpy())
+    lifted = ec.MetaLoss("add(f, sub(y, y))", classification=True)  # f: the outputs of an instance sum to one
+    assert shapes.instance(lifted, p) == pytest.approx([1, 1])
 
 
 def test_weights_are_put_to_one():

@@ -309,8 +309,8 @@ def forest(comparison: pandas.DataFrame, loss: str, other: str) -> Figure:
             y = tasks.index(row.task)
             axis.plot([row.low, row.high], [y, y], "-", lw=2.2, color=PALETTE[0])
             axis.plot(row.difference, y, "D", ms=7, color=PALETTE[0])
-        axis.set(xlabel=f"change of the {WORDS[measure].replace('expected ', '')}", ylim=(len(tasks) - 0.5, -0.5))
+        axis.set(xlabel=WORDS[measure].replace("expected ", "").replace("mean ", ""), ylim=(len(tasks) - 0.5, -0.5))
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.set_yticks(range(len(tasks)), tasks)
-    axes[1].set_title(f"{loss} instead of {other}")
+    panels.suptitle(f"change with {loss}, instead of {other}")
     return panels

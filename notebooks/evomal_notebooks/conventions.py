@@ -241,7 +241,8 @@ def figure(
     """A panel for each task: a dot for each training under a method's losses, a column for each convention.
 
     The line is the mean of the baseline from fresh weights, the band its range. A training that failed, or ended above the
-    axis, is a triangle at the upper edge, with the number of them.
+    axis, is a triangle at the upper edge, with the number of them. A hollow diamond is the published mean, where budget and
+    split are the same.
     """
     tasks = list(tasks)
     drawn, axes = plots.grid(len(tasks), len(tasks), (2.9, 3.2))
@@ -263,12 +264,23 @@ def figure(
             if outside := len(errors) - len(inside):
                 axis.plot([x], [top], "^", ms=8, color=plots.PALETTE[3], clip_on=False)
                 axis.text(x + 0.14, top, f"{outside}", va="center", color=plots.PALETTE[3], fontsize="small")
+        if (mean := _published(dataset, model, method)) is not None and report.alike(dataset, "paper", budget):
+            axis.plot([-0.75], [mean], "D", ms=7, mfc="white", mec="0.15", mew=1.6)
         axis.set_title(f"{dataset}, {model}", pad=14)
-        axis.set(xlim=(-0.5, max(len(parts), 1) - 0.5), ylim=(None, top))
-        axis.set_xticks(range(len(parts)), [name.replace(" ", "\n") for name in parts], fontsize="small")
+        axis.set(xlim=(-1.1, max(len(parts), 1) - 0.5), ylim=(None, top))
+        names = {-0.75: "published"} if report.alike(dataset, "paper", budget) else {}
+        names |= {x: name.replace(" ", "\n") for x, name in enumerate(parts)}
+        axis.set_xticks(list(names), list(names.values()), fontsize="small")
         axis.grid(False, axis="x")
     axes[0].set_ylabel("test error")
     return drawn
+
+
+def _published(dataset: str, model: str, method: str) -> float | None:
+    """The published mean error of a method in Tables II and III."""
+    tables = pandas.concat([report.paper_table(name) for name in ("table2", "table3")])
+    found = tables[(tables["dataset"] == dataset) & (tables["model"] == model) & (tables["method"] == method)]["mean"]
+    return float(found.iloc[0]) if len(found) else None
 
 
 def _top(parts: dict[str, pandas.Series], base: pandas.Series) -> float:

@@ -77,18 +77,17 @@ def ratios(costs: pandas.DataFrame, paper: pandas.Series) -> pandas.DataFrame:
 def findings(runs: pandas.DataFrame, paper: pandas.Series) -> list[str]:
     """What the runs of `timed` say about EvoMAL's cost against GP-LFL's, and how long all runs of each source took."""
     lines = []
-    for (dataset, model, _, budget, source), group in runs.groupby([*report.BLOCK, "source"], sort=False):
+    for (dataset, model, split, budget, source), group in runs.groupby([*report.BLOCK, "source"], sort=False):
         search = group.groupby("method")["seconds_search"].mean()
         if {"evomal", "gp-lfl"} <= set(search.index):
             here = search["evomal"] / search["gp-lfl"]
             there = paper[dataset, model, "evomal"] / paper[dataset, model, "gp-lfl"]
             spent = group[group["method"] == "evomal"][PHASES].sum()
             share = spent["seconds_optimise"] / spent["seconds_search"]
+            where = f"{source}, {report.in_words('budget', budget)} budget, {report.in_words('protocol', split)}"
             lines.append(
-                f"{dataset}, {model} ({source}, {report.in_words('budget', budget)} budget): "
-                f"EvoMAL's search takes {here:.1f} "
-                f"times GP-LFL's ("
-                f"published: {there:.1f}); learning weights is {share:.0%} of it; {search['evomal']:.0f} s a search."
+                f"{dataset}, {model} ({where}): EvoMAL's search takes {here:.1f} times GP-LFL's (published: {there:.1f}); "
+                f"learning weights is {100 * share:.0f} % of it; {search['evomal']:.0f} s a search."
             )
     for source, group in runs.groupby("source", sort=False):
         machines = ", ".join(f"{name} ({n} runs)" for name, n in group["hardware"].value_counts().items())

@@ -6,18 +6,22 @@ show_answer("table3", p, done)        # behind the runs: with the reader's own, 
 show_settings(p)                      # the last section
 """
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import pandas
+import torch
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from evomal_core.experiments.cell import Cell
 from evomal_core.experiments.store import Run
+from evomal_core.search.state import Result
 
-from . import plots, report
+from . import plots, report, shapes
 from .parameters import Parameters
 
 MOST = 5  # bullets
@@ -65,6 +69,57 @@ def show(answer: Answer, name: str, update: bool = False) -> None:
     display(Markdown(f"**{answer.sentence}**"), display_id=f"{name}-sentence", update=update)
     plots.show(answer.figure, answer.alt, display_id=f"{name}-figure", update=update)
     display(Markdown(bullets(answer.meaning)), display_id=f"{name}-meaning", update=update)
+
+
+def promise(name: str) -> None:
+    """Keep the place of an answer whose numbers the notebook computes; `show(answer, name, update=True)` fills it."""
+    for part, text in (
+        ("sentence", "*The answer comes here when the notebook has run.*"),
+        ("figure", ""),
+        ("meaning", ""),
+    ):
+        display(Markdown(text), display_id=f"{name}-{part}")
+
+
+def trained(error: float) -> str:
+    """The test error of one training in words."""
+    if not math.isfinite(error):
+        return "the training diverges"
+    return f"a network has the test error {error:.3f}" + (" (predicting the mean has about 1)" if error > 1 else "")
+
+
+def of_a_search(result: Result, loss: torch.nn.Module, errors: Mapping[str, float]) -> Answer:
+    """What one search found: the answer of the quickstart.
+
+    Args:
+        result: of the search.
+        loss: the loss that the notebook goes on with.
+        errors: "squared error" and "learned loss" -> test error of one network; infinite or NaN where its training diverged.
+    """
+    history = pandas.DataFrame(result.state.history).astype(float)
+    evaluated = int(history["evaluated"].sum())
+    seconds = history.filter(like="seconds_").to_numpy().sum()
+    found = f"A search that trained {evaluated} candidates in {seconds:.0f} s "
+    found += "found no loss" if result.loss is None else f"found the loss `{loss}`"
+    said = {name: trained(error) for name, error in errors.items()}
+    sentence = f"{found}; under it {said['learned loss']}, and under squared error {said['squared error']}."
+    meaning = (
+        "One small network and one seed are an illustration, not a result: [table3](table3.ipynb) has several seeds beside "
+        "the published numbers.",
+        "The search sees validation data alone; a loss of good fitness can still fail from other initial weights, see "
+        "[robust](robust.ipynb).",
+        "Any processor rounds in its own way, so the same seed can find another loss elsewhere.",
+    )
+    with plots.style():
+        figure, axes = plots.grid(2, 2, (3.9, 2.7))
+        axes[0].plot(history["generation"] + 1, history["best_so_far"], "o-", color=plots.colour("evomal"))
+        axes[0].set(xlabel="generation", ylabel="best fitness so far", title="the search")
+        axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        shapes.draw(axes[1], {"learned": loss}, False)
+        axes[1].set_title("the loss, scaled")
+    return Answer(
+        sentence, figure, f"Best fitness by generation, and the loss beside squared error. {sentence}", meaning
+    )
 
 
 def show_own(name: str, answer, records: report.Records) -> None:

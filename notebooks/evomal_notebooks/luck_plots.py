@@ -50,7 +50,7 @@ def best_leaders(found: pandas.DataFrame) -> Figure:
     A panel a task, a colour a method, a column a seed. Above a column stands "×" with the number of starts that fail.
     """
     tasks = _tasks(found[found["rank"] == 0])
-    figure, axes = grid(len(tasks), 3, (3.45, 3.3))
+    figure, axes = grid(len(tasks), 3, (3.1, 2.5))
     for axis, (name, group) in zip(axes, tasks.items(), strict=False):
         x, ticks, drawn, failures = 0.0, {}, [], {}
         for method in methods(group):
@@ -126,7 +126,7 @@ def regression(found: pandas.DataFrame) -> Figure:
         ends = [group["seen"].min(), group["seen"].max()]
         axis.plot(ends, ends, color="0.3", ls=":", lw=1)
         axis.set(title=name, xlabel="fitness that the search saw")
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
     axes[0].set_ylabel("mean over the other starts")
     return figure
 
@@ -139,7 +139,7 @@ def paths(steps: pandas.DataFrame, found: pandas.DataFrame) -> Figure:
     diverged.
     """
     tasks = _tasks(steps)
-    figure, axes = grid(len(tasks), 2, (4.4, 3.4))
+    figure, axes = grid(len(tasks), 2, (3.4, 2.4))
     for axis, (name, group) in zip(axes, tasks.items(), strict=False):
         facts = found[[title(row) == name for row in found.itertuples()]].iloc[0]
         starts = sorted(group["start"].unique())
@@ -160,6 +160,6 @@ def paths(steps: pandas.DataFrame, found: pandas.DataFrame) -> Figure:
         shown = group["error"][group["error"] < 3 * facts["trivial"]]
         axis.set(title=name, xlabel="step")
         _errors(axis, shown)
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
     axes[0].set_ylabel("validation error")
     return figure

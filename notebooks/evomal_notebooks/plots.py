@@ -98,7 +98,7 @@ def png(figure: Figure) -> tuple[str, int, int]:
 def _few_colours() -> PIL.Image.Image:
     """The colours of a displayed figure: greys, the palette at full strength and mixed with white, and the shades."""
     colours = [(grey,) * 3 for grey in (0, 0.15, 0.3, 0.55, 0.8, 0.9, 1)] + list(SHADES) + SHARES
-    colours += [tuple(1 - strength * (1 - part) for part in c) for c in PALETTE for strength in (1, 0.45)]
+    colours += [tuple(1 - strength * (1 - part) for part in c) for c in PALETTE for strength in (1, 0.45, 0.15)]
     image = PIL.Image.new("P", (1, 1))
     image.putpalette([round(255 * part) for colour in colours for part in colour])
     return image

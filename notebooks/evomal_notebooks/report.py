@@ -227,7 +227,9 @@ def alike(dataset: str, protocol: str, budget: str) -> bool:
 
     The published level of the three tables is that of the split of the authors' code, as the plain baseline shows.
     """
-    return budget == "paper" and (dataset not in TABULAR or Protocol.parse(protocol)["split"] == "released")
+    return budget == "paper" and (
+        dataset not in TABULAR or Protocol.parse(protocol)["split"] == SWITCHES["split"].released
+    )
 
 
 def in_words(name: str, value: str) -> str:

@@ -238,7 +238,7 @@ def name_of(run) -> str:
 @style()
 def side_by_side(published: Mapping[str, torch.nn.Module], found: Mapping[str, torch.nn.Module]) -> Figure:
     """The published losses above, up to eight found ones below; classification left, regression right; scaled."""
-    figure, axes = grid(4, 2, (5.2, 2.15))
+    figure, axes = grid(4, 2, (4.6, 2.0))
     for column, (kind, word) in enumerate(((True, "classification"), (False, "regression"))):
         draw(axes[column], {n: loss for n, loss in published.items() if loss.classification == kind}, kind)
         axes[column].set_title(f"{word}: published, all weights 1")

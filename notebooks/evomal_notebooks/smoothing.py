@@ -266,7 +266,7 @@ def _curves() -> dict[str, tuple]:
 @style()
 def loss_and_gradient() -> Figure:
     """Loss above its minimum and gradient in z_y against p, for ten classes, and the gradient close to p = 1 and to 0."""
-    figure, axes = grid(4, 2, (3.3, 2.2))
+    figure, axes = grid(4, 2, (3.2, 2.0))
     wide, close, small = np.linspace(0.002, 0.9995, 800), np.linspace(0.75, 0.9999, 800), np.logspace(-8, -0.01, 600)
     widths = (3, 1.6, 1.6, 2.2, 1.8, 1.2)  # a curve that hides another is the thinner one
     for (name, (form, w, factor)), colour, line, width in zip(
