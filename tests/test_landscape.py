@@ -257,7 +257,9 @@ def test_the_table_and_the_comparison_are_paired_over_seeds():
     assert list(found["method"]) == ["baseline"] * 3 + ["evomal"] * 4
     assert list(found["rise"][:3]) == pytest.approx([1.0, 1.1, 1.2]) and set(found["loss"]) == {0.5}
     (line,) = flatness.flatter(found)
-    assert line.startswith("own, diabetes, mlp (smoke, paper): evomal's landscape is flatter than baseline's")
+    assert line.startswith(
+        "own, diabetes, mlp (smoke budget, as in the text): evomal's landscape is flatter than baseline's"
+    )
     assert "difference of the rise of the task loss -0.2000, 95 % interval [-0.2000" in line and "3 of n = 3" in line
     (line,) = flatness.flatter(found, "baseline", "evomal")
     assert "baseline's landscape is sharper than evomal's" in line and "smaller in 0 of n = 3" in line
@@ -308,7 +310,7 @@ def test_correlations_and_words_never_pool_sources():
     assert (reference.n, reference.rho, reference.finding) == (7, pytest.approx(1), "together") and own.n == 8
     words = flatness.correlation_words(flatness.correlations(found))
     assert words[0] == (
-        "reference, diabetes, mlp (smoke, paper): the test error is the larger, the larger the rise of the task loss "
+        "reference, diabetes, mlp (smoke budget, as in the text): the test error is the larger, the larger the rise of the task loss "
         "(rho +1.00, 95 % interval [+1.00, +1.00], n = 7)"
     )
     assert flatness.correlation_words(flatness.correlations(found[:5])) == ["No task has six runs yet."]
@@ -320,8 +322,8 @@ def test_correlations_and_words_never_pool_sources():
 def test_figures_have_their_panels(computed):
     some = [made_up(m, k, 1.0 + k, 0.2 + k) for m in ("baseline", "evomal") for k in range(3)]
     figure = flatness.mean_curves([*some, made_up("evomal", 0, 1.0, 0.2, "reference")])
-    assert [axis.get_title() for axis in figure.axes] == ["diabetes, mlp, budget smoke"] * 2 + [
-        "diabetes, mlp, budget smoke, own"
+    assert [axis.get_title() for axis in figure.axes] == ["diabetes, mlp, smoke budget"] * 2 + [
+        "diabetes, mlp, smoke budget, own"
     ] * 2
     names = [text.get_text() for text in figure.axes[3].get_legend().get_texts()]
     assert names == ["baseline, n = 3", "evomal, n = 3"]

@@ -2,6 +2,8 @@
 
     from evomal_notebooks import plots, read_parameters, report
 
+`python -m evomal_notebooks.rebuild [NAME …]` runs notebooks anew and keeps their outputs.
+
 `evomal_core` computes and keeps the results, and knows nothing of this package.
 """
 
