@@ -100,7 +100,7 @@ def test_committed_with_the_outputs_of_one_run_in_order(notebook):
 def test_names_no_machine_and_the_default_kernel(path, notebook):
     assert notebook.metadata.kernelspec.name == "python3"
     assert notebook.metadata.kernelspec.language == "python"
-    assert notebook.metadata.kernelspec.display_name == "Python 3"
+    assert notebook.metadata.kernelspec.display_name == "Python 3 (ipykernel)"
     about = {"codemirror_mode", "file_extension", "mimetype", "name", "nbconvert_exporter", "pygments_lexer", "version"}
     assert set(notebook.metadata.language_info) == about, "JupyterLab shows any other as unsaved"
     assert "papermill" not in notebook.metadata

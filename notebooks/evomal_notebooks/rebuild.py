@@ -15,7 +15,8 @@ from evomal_core.machine import ROOT
 
 FOLDER = ROOT / "notebooks"
 MOST = 100_000  # bytes of a notebook with its outputs
-KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+# As JupyterLab itself writes it: it shows a notebook with any other as unsaved
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 # Reading order -> what else belongs to it
 ORDER = {
     "quickstart": ("table3", "table6"),
