@@ -81,6 +81,7 @@ def test_own_runs_stand_beside_reference_records_of_the_same_seed(folders):  # n
 
 def test_a_training_that_diverges_is_said_and_not_asserted():
     assert layout.trained(math.nan) == layout.trained(math.inf) == "the training diverges"
+    assert layout.trained(5.96e32) == "the training diverges (test error 6e+32)"
     assert layout.trained(0.5) == "a network has the test error 0.500"
 
 

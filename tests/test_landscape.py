@@ -310,8 +310,8 @@ def test_correlations_and_words_never_pool_sources():
     assert (reference.n, reference.rho, reference.finding) == (7, pytest.approx(1), "together") and own.n == 8
     words = flatness.correlation_words(flatness.correlations(found))
     assert words[0] == (
-        "reference, diabetes, mlp (smoke budget, as in the text): the test error is the larger, the larger the rise of the task loss "
-        "(rho +1.00, 95 % interval [+1.00, +1.00], n = 7)"
+        "reference, diabetes, mlp (smoke budget, as in the text): the test error is the larger, the larger the rise of the "
+        "task loss (rho +1.00, 95 % interval [+1.00, +1.00], n = 7)"
     )
     assert flatness.correlation_words(flatness.correlations(found[:5])) == ["No task has six runs yet."]
     assert flatness.reproduced(found).startswith("15 of 15 models")

@@ -25,6 +25,7 @@ from . import plots, report, shapes
 from .parameters import Parameters
 
 MOST = 5  # bullets
+FAR = 100  # a mean squared error of standardised labels that is no level any more
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def trained(error: float) -> str:
     """The test error of one training in words."""
     if not math.isfinite(error):
         return "the training diverges"
+    if error > FAR:
+        return f"the training diverges (test error {error:.1g})"
     return f"a network has the test error {error:.3f}" + (" (predicting the mean has about 1)" if error > 1 else "")
 
 
