@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy
 import pandas
 import PIL.Image
+import PIL.PngImagePlugin
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
@@ -101,6 +102,16 @@ def titles(found: Findings) -> list[str]:
     n, fitter, better = len(found.pairs), found.fitness.lower, found.error.lower
     third = f"MNIST, against random search: fitness is\nlower on {fitter} of {n} seeds, test error on {better} of {n}"
     return [first, second, third]
+
+
+def description(found: Findings) -> str:
+    """The figure in words: each title with the differences and their 95 % intervals. It stands in the file, too."""
+    first, second, third = (title.replace("\n", " ") for title in titles(found))
+    sizes = [_size(row) for row in (found.mnist, found.searchs, found.fresh, found.fitness, found.error)]
+    return (
+        f"{first} ({sizes[0]}). {second} ({sizes[1]} and {sizes[2]}). "
+        f"{third} ({sizes[3]} and {sizes[4]}). Mean paired differences with 95 % intervals; EvoMAL minus the other."
+    )
 
 
 @plots.style()
@@ -203,10 +214,12 @@ def save(path=PATH, reference_dir=None) -> Path:
     """Write the figure as PNG at 150 dots an inch; returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = io.BytesIO()
-    figure(findings(reference_dir)).savefig(drawn, format="png", dpi=150)
+    found, drawn = findings(reference_dir), io.BytesIO()
+    figure(found).savefig(drawn, format="png", dpi=150)
     few = PIL.Image.open(drawn).convert("RGB").quantize(96, dither=PIL.Image.Dither.NONE)
-    few.save(path, format="png", optimize=True, dpi=(150, 150))
+    about = PIL.PngImagePlugin.PngInfo()
+    about.add_itxt("Description", description(found))
+    few.save(path, format="png", optimize=True, dpi=(150, 150), pnginfo=about)
     return path
 
 
