@@ -61,7 +61,9 @@ def test_code_of_a_page_runs_from_top_to_bottom(name, registries, tmp_path, monk
         assert scope["run"].status == "complete" and scope["run"].test_metric < 1
         assert str(scope["run"].loss) in scope["TEXTS"]
     if name == "own-model":
-        assert scope["found"].leaders and len(scope["found"].table()) == 4
+        assert (
+            scope["found"].leaders and 3 <= len(scope["found"].table()) <= 5
+        )  # a row or two a loss, and the trivial one
         assert scope["again"].stopped.startswith("<lambda>") and (tmp_path / "search.json").exists()
 
 

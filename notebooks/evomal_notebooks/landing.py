@@ -27,6 +27,7 @@ NAMES = {
 }
 MNIST = ("mnist", "logistic")
 DIABETES = ("diabetes", "mlp")
+TITLE, SMALL = 9.5, 8.2  # points
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,10 @@ def figure(found: Findings) -> Figure:
     _starts(axes[1], found)
     _searches(axes[2], found)
     for axis, letter, title in zip(axes, "abc", titles(found), strict=True):
-        axis.set_title(f"({letter}) {title}", loc="left", fontsize=9.5)
+        axis.set_title(f"({letter}) {title}", loc="left", fontsize=TITLE)
         axis.grid(False, axis="x")
+        axis.yaxis.label.set_size(TITLE)
+        axis.tick_params(axis="y", labelsize=SMALL)
     drawn.get_layout_engine().set(w_pad=0.1, h_pad=0.05)
     return drawn
 
@@ -152,10 +155,10 @@ def _strip(axis, found: Findings) -> None:
     counts = [len(here[here["method"] == method]) for method in methods]
     words = [f"{NAMES[m]}\n{n} trainings" for m, n in zip(methods, counts, strict=True)]
     words[0] += f",\n{losses} losses"
-    axis.set_xticks(range(len(methods)), words, fontsize="small")
+    axis.set_xticks(range(len(methods)), words, fontsize=SMALL)
     axis.set(xlim=(-0.45, len(methods) - 0.5), ylabel="test error rate")
     axis.text(0.98, 0.98, f"EvoMAL − cross-entropy\n{_size(found.mnist)}", **_corner(axis, "right"))
-    axis.legend(loc="lower right", fontsize="small", frameon=True)
+    axis.legend(loc="lower right", fontsize=SMALL, frameon=True)
 
 
 def _starts(axis, found: Findings) -> None:
@@ -171,13 +174,13 @@ def _starts(axis, found: Findings) -> None:
             _dots(axis, place + side, inside, method, 0.0 if method == "evomal" else 0.07)
             if failed := len(errors) - len(inside):
                 axis.plot([place + side], [top], "^", ms=8, color=plots.PALETTE[3], clip_on=False)
-                axis.text(place + side + 0.06, top, f" {failed} diverged", va="center", fontsize="small")
+                axis.text(place + side + 0.06, top, f" {failed} diverged", va="center", fontsize=SMALL)
     lines = here[here["method"] == "evomal"].pivot_table(index="loss_seed", columns="convention", values="error")
     for _, row in lines.reindex(columns=places).dropna().iterrows():
         axis.plot([-0.16, 0.84], row, lw=0.9, alpha=0.5, color=plots.colour("evomal"))
     for method, words in (("evomal", "EvoMAL, a line a loss"), ("baseline", "squared error")):
         axis.plot([], [], "o", ms=5, color=plots.colour(method), label=words)
-    axis.set_xticks(range(2), [f"from {name}" for name in places], fontsize="small")
+    axis.set_xticks(range(2), [f"from\n{name}" for name in places], fontsize=SMALL)
     axis.set_xlim(-0.5, 1.5)
     axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axis.yaxis.set_minor_formatter(NullFormatter())
@@ -185,8 +188,8 @@ def _starts(axis, found: Findings) -> None:
         f"{word} {_size(row)}" for word, row in (("search's weights:", found.searchs), ("fresh weights:", found.fresh))
     ]
     axis.text(0.02, 0.98, "EvoMAL − squared error\n" + "\n".join(said), **_corner(axis, "left"))
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": 2, "columnspacing": 1.2}
-    axis.legend(**below, fontsize="small", frameon=False)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2, "columnspacing": 1.2}
+    axis.legend(**below, fontsize=SMALL, frameon=False)
 
 
 def _searches(axis, found: Findings) -> None:
@@ -198,7 +201,7 @@ def _searches(axis, found: Findings) -> None:
         for x, method in ((2.4 * k, "random"), (2.4 * k + 1, "evomal")):
             axis.plot([x] * len(found.pairs), found.pairs[name, method], "o", ms=5, mew=0, color=plots.colour(method))
         words.append(_size(row).replace(" [", "\n["))
-    axis.set_xticks([0, 1, 2.4, 3.4], [NAMES["random"], NAMES["evomal"]] * 2, fontsize="small")
+    axis.set_xticks([0, 1, 2.4, 3.4], [NAMES["random"], NAMES["evomal"]] * 2, fontsize=SMALL)
     low, high = axis.get_ylim()
     axis.set(xlim=(-0.5, 3.9), ylim=(low, high + 0.3 * (high - low)), ylabel="error rate")
     heads = ("fitness\n(validation part)", "test part,\nfresh weights")
@@ -207,7 +210,7 @@ def _searches(axis, found: Findings) -> None:
 
 
 def _corner(axis, side: str) -> dict:
-    return {"transform": axis.transAxes, "va": "top", "ha": side, "fontsize": "small", "color": "0.2"}
+    return {"transform": axis.transAxes, "va": "top", "ha": side, "fontsize": SMALL, "color": "0.2"}
 
 
 def save(path=PATH, reference_dir=None) -> Path:
