@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import evomal_core as ec
+from evomal_core.checks import check_choice
 from evomal_core.losses import expression
 from evomal_core.losses.handcrafted import task_loss
 from evomal_core.losses.primitives import PRIMITIVES
@@ -295,7 +296,7 @@ class Explorer:
             DataUnavailable: the data set is not on disk; the message says which file is missing.
             ValueError: the file is not the data set, or the task is unknown.
         """
-        dataset, model = self.tasks[task]
+        dataset, model = self.tasks[check_choice("task", task, self.tasks)]
         own = self.run is not None and (dataset, model) == (self.run.cell.dataset, self.run.cell.model)
         seed = self.run.cell.seed if own else 0
         budget, protocol = (self.run.cell.budget, self.run.cell.protocol) if own else ("paper", "paper")

@@ -82,7 +82,7 @@ def _palette() -> PIL.Image.Image:
     return image
 
 
-def beside(pictures: Iterable[Picture], height: int = 300) -> Picture:
+def beside(pictures: Iterable[Picture], height: int = 330) -> Picture:
     """Pictures side by side as one, the higher ones shrunk to `height`."""
     images = [PIL.Image.open(io.BytesIO(picture.png)).convert("RGB") for picture in pictures]
     for i, image in enumerate(images):
