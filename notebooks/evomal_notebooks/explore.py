@@ -151,7 +151,7 @@ def _place(intervals: list[tuple[float, float]], classification: bool) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−") if abs(value) >= 5e-3 else "0"
+    return f"{value:.2g}".replace("-", "−") if abs(value) >= 5e-3 else "0"
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,8 @@ class Explorer:
 def label_of(run: ec.Run) -> str:
     """What a search is called in the list of records."""
     cell = run.cell.search
-    return f"{cell.dataset}, {cell.model}: {cell.method}, seed {cell.seed}, {cell.budget}, {cell.protocol}"
+    protocol = "" if cell.protocol == "paper" else f", protocol {cell.protocol}"
+    return f"{cell.dataset}, {cell.model}: {cell.method}, seed {cell.seed}, budget {cell.budget}{protocol}"
 
 
 def operators(arity: int) -> dict[str, str]:

@@ -16,10 +16,9 @@ from . import explore, explore_plots, report
 from .explore_live import attended, present
 from .parameters import Parameters
 
-SLIDER_LOW, SLIDER_HIGH = -1.0, 3.0  # of a weight; wider where the learned weight is near or beyond
+STEP, SLIDER_LOW, SLIDER_HIGH = 0.01, -1.0, 3.0  # of a weight; wider where the learned weight is near or beyond
 EXAMPLE = "square(sub(y, f))"
-WIDE = {"width": "100%"}
-NETWORK_WIDTH, PICTURE_HEIGHT = 470, 292  # pixels
+NETWORK_WIDTH, NETWORK_HEIGHT = 800, 400  # pixels, at most
 
 
 def opened(p: Parameters) -> "View":
@@ -34,8 +33,9 @@ def opened(p: Parameters) -> "View":
 
 
 def say(text: str, wrong: bool = False) -> str:
-    """A line of HTML; what is wrong is red."""
-    return f'<span style="color:{explore_plots.WRONG if wrong else "inherit"}">{html.escape(text)}</span>'
+    """A text as HTML; what is wrong is red."""
+    colour = explore_plots.WRONG if wrong else "inherit"
+    return f'<div style="color:{colour};line-height:1.35;padding:2px">{html.escape(text)}</div>'
 
 
 def row(*widgets: ipywidgets.Widget, **layout) -> ipywidgets.HBox:
@@ -76,18 +76,18 @@ class View:
         self.text.observe(lambda _: self._unless_quiet(self.write), "value")
         self.learned = _button("As learned", self.reset, "all weights", "90px")
         self.all_ones = _button("All ones", self.ones, "the tree itself", "90px")
-        self.formula, self.verdict = ipywidgets.HTMLMath(), ipywidgets.HTML()
+        self.formula = ipywidgets.HTMLMath(layout=ipywidgets.Layout(overflow="auto"))
+        self.verdict = ipywidgets.HTML()
         self.network, self.curve = ipywidgets.HTML(), ipywidgets.HTML()
-        self.sliders = ipywidgets.Box(
-            layout=ipywidgets.Layout(flex_flow="row wrap", max_height="150px", overflow="auto", **WIDE)
-        )
+        self.sliders = ipywidgets.VBox(layout=ipywidgets.Layout(height="258px", overflow="auto", display="block"))
+        weights = ipywidgets.VBox([row(self.learned, self.all_ones), self.sliders])
         self.loss_box = ipywidgets.VBox(
             [
                 row(self.records, self.text, self.kind, self.own),
-                row(self.learned, self.all_ones, self.verdict, align_items="center"),
-                self.sliders,
-                row(self.network, self.curve, align_items="center"),
+                self.verdict,
+                row(weights, self.curve),
                 self.formula,
+                self.network,
             ]
         )
 
@@ -137,9 +137,11 @@ class View:
         self._set_sliders()
 
     def move(self, edge: int) -> None:
-        """One slider was moved."""
-        self.explorer.move(edge, self.sliders.children[edge].value)
-        self.show()
+        """One slider was moved, by more than the front end's rounding to its steps."""
+        weight = self.sliders.children[edge].value
+        if abs(weight - self.explorer.loss.weights[edge].item()) > STEP / 2:
+            self.explorer.move(edge, weight)
+            self.show()
 
     def train(self) -> None:
         """Train from the start that is chosen; a data set that is not on disk is named."""
@@ -182,8 +184,8 @@ class View:
     def _slider(self, edge: int, name: str) -> ipywidgets.FloatSlider:
         weight = self.explorer.loss.weights[edge].item()
         low, high = min(SLIDER_LOW, weight - 1), max(SLIDER_HIGH, weight + 1)
-        look = {"layout": ipywidgets.Layout(width="300px"), "style": {"description_width": "105px"}}
-        slider = ipywidgets.FloatSlider(weight, min=low, max=high, step=0.01, description=name, **look)
+        look = {"layout": ipywidgets.Layout(width="320px"), "style": {"description_width": "105px"}}
+        slider = ipywidgets.FloatSlider(weight, min=low, max=high, step=STEP, description=name, **look)
         slider.observe(lambda _: self._unless_quiet(lambda: self.move(edge)), "value")
         return slider
 
@@ -198,7 +200,7 @@ class View:
         found = self.explorer.shape
         self.verdict.value = say(found.words, wrong=not found.asks)
         self.curve.value = self.shape_picture(found).html()
-        self.network.value = self.network_picture().html(NETWORK_WIDTH, PICTURE_HEIGHT)
+        self.network.value = self.network_picture().html(NETWORK_WIDTH, NETWORK_HEIGHT)
         self.formula.value = f"{html.escape(self.explorer.title)}: ${self.explorer.formula}$"
 
     def shape_picture(self, found: explore.Shape) -> explore_plots.Picture:
