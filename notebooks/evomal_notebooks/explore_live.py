@@ -5,8 +5,8 @@
     search = live_search([(task, model)], config, seed=0)    # in a notebook
     search.result.loss
 
-`Stop` ends the search after the generation, the kernel's interrupt ends it at once; both keep its state, from which `Resume`
-or `search.run()` goes on. A search that was stopped and resumed ends like one that was not.
+`Stop` ends the search after the generation; where it runs in a cell, the kernel's interrupt ends it at once. Both keep its
+state, from which `Resume` or `search.run()` goes on. A search that was stopped and resumed ends like one that was not.
 """
 
 import copy
@@ -213,27 +213,23 @@ def live_search(
     seed: int = 0,
     method: str = "evomal",
     state: ec.SearchState | None = None,
-    wait: bool = True,
+    wait: bool | None = None,
 ) -> LiveSearch:
     """Search for a loss and watch it: as `ec.search`, with a curve that grows, the baseline's line, Stop and Resume.
 
     Args:
-        wait: search in this cell, which the kernel's interrupt ends at once; False searches in a thread, and the cell
-            returns at once.
+        wait: True searches in this cell, which the kernel's interrupt ends at once; False searches in a thread, so that the
+            cell returns at once and Stop is heard meanwhile. None is False where there is a reader.
 
     Returns:
         The search, with its state and, at its end, its result.
     """
     search = LiveSearch(problems, config, seed, method, state)
     view = LiveView(search)
-    if attended():
-        handle = present(view.box, search.picture())
-        if not wait:
-            view.resume()
-            return search
-        view.run()
-        present(view.box, search.picture(), handle)
-    else:
-        view.run()
-        present(view.box, search.picture())
+    handle = present(view.box, search.picture()) if attended() else None
+    if wait is False or (wait is None and handle):
+        view.resume()
+        return search
+    view.run()
+    present(view.box, search.picture(), handle)
     return search

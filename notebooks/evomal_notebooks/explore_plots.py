@@ -75,8 +75,8 @@ def _few(image: PIL.Image.Image, alt: str) -> Picture:
 def _palette() -> PIL.Image.Image:
     """The colours of the pictures: greys, and each colour that a curve or bar has, at full strength and mixed with white."""
     full = [*PALETTE[:4], colour("evomal"), *SHADES, to_rgb(WRONG)]
-    colours = [(grey / 11,) * 3 for grey in range(12)]
-    colours += [tuple(1 - strength * (1 - part) for part in c) for c in full for strength in (1, 0.7, 0.35)]
+    colours = [(grey / 7,) * 3 for grey in range(8)]
+    colours += [tuple(1 - strength * (1 - part) for part in c) for c in full for strength in (1, 0.5)]
     image = PIL.Image.new("P", (1, 1))
     image.putpalette([round(255 * part) for c in colours for part in c])
     return image
