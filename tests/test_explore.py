@@ -272,5 +272,5 @@ def test_in_jupyterlab_a_weight_is_dragged_and_the_curve_moves(tmp_path):
         curve = lambda found: next(v for k, v in found.items() if k.startswith("The loss beside"))  # noqa: E731
         browser.wait("the curve moves", lambda: curve(dict(page.value(pictures))) != curve(before), 60)
         assert float(page.value(readout)) < float(weight) - 0.5
-        page.screenshot(tmp_path / "after.png")
         browser.wait("the formula follows", lambda: page.value("document.body.textContent.includes('weights moved')"))
+        page.screenshot(tmp_path / "after.png")
