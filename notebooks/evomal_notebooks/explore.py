@@ -84,11 +84,11 @@ def shape_of(loss: torch.nn.Module) -> Shape:
     """The shape of a loss: against f − y for three labels, or against p with the rest spread evenly over nine classes."""
     if loss.classification:
         x = torch.linspace(0.001, 0.999, 301)
-        curves = {"": shapes.of_true_class(loss, x)}
+        curves = {"": shapes.instance(loss, x)}
     else:
         x = torch.linspace(-REACH, REACH, 301)
         curves = {f"y = {_signed(y)}": elementwise(loss, y, x + y) for y in LABELS}
-    of_one = shapes.of_true_class if loss.classification else lambda other, errors: elementwise(other, 0.0, errors)
+    of_one = shapes.instance if loss.classification else lambda other, errors: elementwise(other, 0.0, errors)
     references = {name: of_one(other, x) for name, other in REFERENCES[loss.classification].items()}
     found = {name: minima(x.numpy(), values) for name, values in curves.items()}
     right = {name: where_it_should_be(intervals, loss.classification) for name, intervals in found.items()}
