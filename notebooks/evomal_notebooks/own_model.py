@@ -289,7 +289,7 @@ def answer(table: pandas.DataFrame) -> layout.Answer:
     below = {other: int((means["learned"] < means[other]).sum()) for other in ("task loss", "best classic")}
     n, names = len(means), dict.fromkeys(means["setup"])
     sentence = (
-        f"On {len(names)} set-ups of one's own the learned loss has a lower test error than the task loss in "
+        f"On {len(names)} set-ups the learned loss has a lower test error than the task loss in "
         f"{below['task loss']} of {n} runs, and than the best classic loss in {below['best classic']}; all have a tuned "
         "learning rate."
     )
@@ -322,10 +322,11 @@ def _meaning(name: str, means: pandas.DataFrame) -> str:
     for column, other in (("task loss", "the task loss"), ("best classic", "the best classic loss")):
         differences = (means["learned"] - means[column]).to_numpy()
         low, high = scipy.stats.t.interval(0.95, len(differences) - 1, differences.mean(), scipy.stats.sem(differences))
+        below = f"below {other} on {(differences < 0).sum()} of {len(differences)} seeds"
         sure = f" [{low:+.3f}, {high:+.3f}]" if len(differences) > 1 and np.isfinite([low, high]).all() else ""
-        parts.append(f"{differences.mean():+.3f}{sure} against {other}")
+        parts.append(f"{below} ({differences.mean():+.3f}{sure})".replace("-", "−"))
     best = ", ".join(dict.fromkeys(means["which"]))
-    return f"**{name}**: the learned loss has {' and '.join(parts)} ({best}); n = {len(means)} seeds."
+    return f"**{name}**: the learned loss is {', and '.join(parts)}; the best classic is {best}."
 
 
 def show() -> None:
