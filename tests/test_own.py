@@ -266,6 +266,7 @@ def test_options_that_make_no_sense_are_refused():
         ({"timeout": -1}, "timeout must be positive"),
         ({"operators": ("add", "divide")}, "divide"),
         ({"starts": 0}, "starts must be"),
+        ({"device": "cudda"}, "device"),
     ):
         with pytest.raises(ValueError, match=message):
             ec.search_loss(mlp, *data, "multiclass", **({"budget": TINY, "progress": False} | options))

@@ -19,6 +19,7 @@ from ..remedies import halving
 from ..search import SearchState, genetic, search, tuned
 from ..search.genetic import GeneticState
 from ..search.state import Leader, claim, origin_of
+from ..tasks import find_device
 from ..training import heartbeat
 from ..training.fitness import fitness
 from ..training.trial import CHUNK, Trial, run_trial
@@ -113,7 +114,7 @@ def search_loss(
     given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
     optimiser = Optimiser(optimizer or _sgd, schedule) if optimizer or schedule else None
     config = _config(budget, protocol, initial_losses, operators, train, optimiser)
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = find_device(device)
     with streams.computing(), streams.global_generators(seed), torch.random.fork_rng(devices=[]), plain_kernels():
         torch.default_generator.manual_seed(seed)  # of a DataLoader and of transforms that draw
         parts = {name: data.read(part, name, target) for name, part in given.items()}

@@ -107,6 +107,7 @@ class Found:
             ImportError: without matplotlib, which `pip install 'evomal-core[notebooks]'` brings.
         """
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         figure = Figure(figsize=(9, 3), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -116,6 +117,7 @@ class Found:
                 finite, [k] * len(finite), "o", alpha=0.7, color="C0" if row.name.startswith("learned loss") else "0.4"
             )
         left.set_yticks(range(len(self.rows)), [row.name for row in reversed(self.rows)])
+        left.margins(y=0.2)
         if math.isfinite(self.trivial):
             left.axvline(self.trivial, color="0.6", linestyle=":", label="trivial predictor")
             left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
@@ -123,8 +125,9 @@ class Found:
         best = [
             (row["generation"] + 1, row["best_so_far"]) for row in self.state.history if row["best_so_far"] is not None
         ]
-        right.plot(*zip(*best, strict=True), drawstyle="steps-post") if best else None
+        right.plot(*zip(*best, strict=True), marker="o") if best else None
         right.set(xlabel="generation", ylabel="best fitness so far (validation)")
+        right.xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
 
     def __str__(self) -> str:

@@ -68,7 +68,7 @@ def render(figure: Figure, alt: str = "") -> Picture:
 def _few(image: PIL.Image.Image, alt: str) -> Picture:
     small = io.BytesIO()
     image.quantize(palette=_palette(), dither=PIL.Image.Dither.NONE).save(small, format="png", optimize=True)
-    return Picture(small.getvalue(), round(SHOWN * image.width), round(SHOWN * image.height), alt)
+    return Picture(small.getvalue(), int(SHOWN * image.width), int(SHOWN * image.height), alt)
 
 
 @functools.cache

@@ -78,7 +78,8 @@ def forest(panels: Mapping[str, Iterable[Row]], label: str, columns: int = 3, wi
         axis.set_xlim(low, high + 0.12 * (high - low))
         axis.set_yticks(range(len(rows)), [row.name for row in rows])
         axis.grid(False, axis="y")
-    _legend(figure, kinds, own, away)
+    published = any(row.published for rows in panels.values() for row in rows)
+    _legend(figure, kinds, published, own, away)
     return figure
 
 
@@ -95,13 +96,14 @@ def _top(rows: Iterable[Row]) -> float:
     return 3 * max([*published, finite[len(finite) // 2] if finite else 1.0])
 
 
-def _legend(figure: Figure, kinds: list[str], own: bool, away: bool) -> None:
+def _legend(figure: Figure, kinds: list[str], published: bool, own: bool, away: bool) -> None:
     """One legend below all panels."""
     marks = [
         Line2D([], [], ls="", marker=MARKS[n], color=plots.PALETTE[n], ms=6, label=kind or "a run")
         for n, kind in enumerate(kinds)
     ]
-    marks.append(Line2D([], [], label="published ± deviation", **PUBLISHED))
+    if published:
+        marks.append(Line2D([], [], label="published ± deviation", **PUBLISHED))
     if own:
         marks.append(Line2D([], [], ls="", marker="x", color="black", ms=8, mew=2, label="your own run"))
     if away:
