@@ -29,7 +29,7 @@ PALETTE = seaborn.color_palette("colorblind")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # beside the colour, for prints without it
 ABREAST = 3  # panels of a fitness curve side by side
 SHADES = seaborn.color_palette("viridis_r", 6)  # of a magnitude
-# Of the outcomes of a candidate, as they are stacked: dark and light take turns, so that neighbours differ in print, too
+# The outcomes of a candidate, as they are stacked: dark and light take turns, so that neighbours differ in print, too
 SHARES = [(0.11,) * 3, (0.98, 0.73, 0.30), (0.45, 0.10, 0.33), (0.55, 0.80, 0.93), (0.07, 0.29, 0.53), (0.62,) * 3]
 DPI, WIDEST = 150, 1560  # of a displayed figure, which is shown at half of its pixels
 SYMBOLS = {"add": "+", "sub": "−", "mul": "×", "-1": "−1"}
