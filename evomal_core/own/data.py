@@ -109,7 +109,7 @@ def _joined(xs: list) -> Inputs:
 
 
 def _tensors(value, what: str) -> Inputs:
-    """Tensors, arrays, DataFrames, and tuples and dicts of them, as tensors; float64 arrays as float32 is not done here."""
+    """Tensors, arrays, DataFrames, and tuples and dicts of them, as tensors of the type that they have."""
     if isinstance(value, Tensor):
         return value.detach()
     if hasattr(value, "to_numpy"):  # a DataFrame or a Series of pandas or polars

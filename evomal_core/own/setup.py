@@ -1,5 +1,6 @@
 """From a model and data of one's own to a `Problem`: casts that are obvious, and errors that say what was expected."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def settle(
 ) -> Own:
     """The problem of a model and data of one's own; raises ValueError before anything is computed."""
     check_choice("task", task, TASKS)
+    task_loss = copy.deepcopy(_as_module(task_loss))  # moved to the device, which the user's own is not
     maker = None if isinstance(model, nn.Module) or not callable(model) else model
     model = weights.copied(maker() if maker else model).to(device)
     dtype = _dtype(model)
@@ -67,7 +69,7 @@ def settle(
     task, parts, shapes = _shaped(z, parts, task, ignore_index, task_loss, dtype)
     if task == "regression":
         _check_scale(parts["train"].y)
-    own_loss = _as_module(task_loss) or _usual(task, shapes.ignore_index)
+    own_loss = task_loss or _usual(task, shapes.ignore_index)
     notes = []
     if not keep and not maker and (names := weights.not_drawn(model)):
         kept = f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
@@ -77,9 +79,7 @@ def settle(
     if _plain(model, parts["train"], shapes, forward, keep or maker):
         pairs = {name: (data.x, data.y) for name, data in parts.items()}
         classes = {"classification": task == "multiclass", "outputs": shapes.classes}
-        made = Task(
-            "own", **pairs, **classes, task_loss=_as_module(task_loss), metric=_judge(metric, shapes, plain=True)
-        )
+        made = Task("own", **pairs, **classes, task_loss=task_loss, metric=_judge(metric, shapes, plain=True))
         base: nn.Module = model
     else:
         store = Store({name: parts[name] for name in ("train", "validation", "test")}, device)

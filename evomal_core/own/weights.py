@@ -117,12 +117,19 @@ def _unparametrized(module: nn.Module) -> nn.Module:
     """A layer of the class that a parametrised one had, with the same values; `remove_parametrizations` would change both."""
     kind = parametrize.type_before_parametrizations(module)
     plain = kind.__new__(kind)
-    plain.__dict__ = dict(module.__dict__)
+    nn.Module.__init__(plain)
+    for name, value in vars(module).items():
+        if not name.startswith("_"):
+            setattr(plain, name, value)
     values = dict(module.named_parameters(recurse=False)) | {
         name: getattr(module, name) for name in module.parametrizations
     }
-    plain._parameters = {name: nn.Parameter(value.detach().clone()) for name, value in values.items()}
-    plain._modules = {name: child for name, child in module._modules.items() if name != "parametrizations"}
+    for name, value in values.items():
+        plain.register_parameter(name, nn.Parameter(value.detach().clone()))
+    if getattr(module, "bias", ...) is None:
+        plain.register_parameter("bias", None)
+    for name, buffer in module.named_buffers(recurse=False):
+        plain.register_buffer(name, buffer.clone())
     return plain
 
 

@@ -15,7 +15,7 @@ LEARNING_RATES = np.logspace(-3, 0, 25)
 
 
 def rates(config: Config, optimiser=None) -> list[float]:
-    """The rates that are tried: those of the paper's Fig. 8, or as many around the rate of an optimiser of one's own."""
+    """The rates that are tried: 25 from 0.001 to 1, or as many around the rate of an optimiser of one's own."""
     around = config.base_learning_rate * np.logspace(-1.5, 1.5, len(LEARNING_RATES))
     return (around if optimiser else LEARNING_RATES).tolist()
 
