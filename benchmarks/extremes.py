@@ -3,13 +3,22 @@
     python -m benchmarks.extremes [--trees 100000] [--seed 0]
 
 Each tree has a height of 2 to 10 and weights around 1, and is evaluated at points with |y|, |f| of 0, 1 and 1e-30 to 1e30, a
-third of them ties, in float32 or float64, by NumPy's or torch's tape, and by autograd through the module. Where the plain
-form is finite the tape should be finite and equal to rounding, and where it is not, the tape should not be finite either.
-Beyond 1e4 the two can overflow at different places, because they multiply in another order; how often is counted.
+third of them ties, in float32 or float64, by NumPy's or torch's tape, and by autograd through the module (the plain form). A
+tree whose value, derivative or mixed derivative is not finite is a candidate that a search counts as non-finite. Every number
+of the other trees must be
+
+    equal      to the plain form: to 1e-3 in float32 and 1e-8 in float64, relative, or
+    rounding   no farther from the plain form in float64 than rounding explains: ten times the largest change in runs of the
+               tape in long double whose every operation is off by one unit of rounding in the type under test (Monte Carlo
+               arithmetic). Where the plain form over- or underflows even in float64, the tape in long double takes its place.
+
+Plain forms of two types differ by as much where terms cancel or underflow. Any other number is counted as `differ`.
 """
 
 import argparse
 import collections
+import copy
+import operator
 import time
 
 import numpy as np
@@ -21,7 +30,9 @@ from evomal_core.losses import expression
 
 SIZES = (0.0, 1.0, 1e-30, 1e-8, 1e-3, 0.5, 3.0, 30.0, 1e4, 1e10, 1e30)
 POINTS = 6
-OUTCOMES = ("equal", "both not finite", "tape alone not finite", "plain alone not finite", "differ")
+ROUNDED_RUNS, MARGIN = 16, 10.0
+EXACT = {np.abs, np.sign, np.minimum, np.maximum, np.clip, np.ones_like, np.zeros_like, operator.neg, operator.abs}
+EXACT |= set(tape.COMPARISONS)  # operations without rounding
 
 
 def points(draw: np.random.Generator, dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -40,32 +51,61 @@ def plain(loss, y: np.ndarray, f: np.ndarray) -> list[np.ndarray]:
     return [value.detach().numpy(), slope.detach().numpy(), mixed.numpy()]
 
 
-def taped(loss, y: np.ndarray, f: np.ndarray, xp) -> list[np.ndarray]:
-    """The same from the tape in the library `xp`."""
-    to, dtype = (np.asarray, y.dtype) if xp is np else (torch.from_numpy, loss.weights.dtype)
-    listed = tape.program(str(loss.tree), loss.protection, False, 2, xp, dtype)
-    weights = list(to(loss.weights.detach().numpy()))
-    made = tape.Tape(listed, weights, to(y), to(f), xp.ones_like(to(y)))
-    parts = [made.value, made.derivative, made.gradient(xp.ones_like(to(y)))]
+def taped(loss, y: np.ndarray, f: np.ndarray, xp, dtype, around=None) -> list[np.ndarray]:
+    """The same from the tape in the library `xp`; `around` stands around every function of an operation."""
+    listed = copy.copy(tape.program(str(loss.tree), loss.protection, False, 2, xp, dtype))
+    if around:
+        listed.forward, listed.backward = (
+            [(around(function), *rest) for function, *rest in code] for code in (listed.forward, listed.backward)
+        )
+    y, f, *weights = (xp.asarray(a, dtype=dtype) for a in (y, f, *loss.weights.detach().numpy()))
+    made = tape.Tape(listed, weights, y, f, xp.ones_like(y))
+    parts = [made.value, made.derivative, np.array([np.asarray(part) for part in made.gradient(xp.ones_like(y))])]
     shapes = [y.shape, y.shape, loss.weights.shape]
-    parts[2] = np.array([float(part) for part in parts[2]])
-    return [np.broadcast_to(np.asarray(part, np.float64), shape) for part, shape in zip(parts, shapes, strict=True)]
+    return [np.broadcast_to(np.asarray(part), shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def compare(mine: np.ndarray, theirs: np.ndarray, dtype) -> collections.Counter:
-    """How often numbers are equal to rounding, not finite in both, in one, or different."""
-    here, there = np.isfinite(mine), np.isfinite(theirs)
-    both = here & there
-    a, b = np.where(both, mine, 0).astype(np.float64), np.where(both, theirs, 0).astype(np.float64)
-    scale = np.abs(np.concatenate([a, b])).max(initial=0.0)  # sums of these lose digits to cancellation
-    tolerance = 1e-3 if dtype == np.float32 else 1e-8
-    equal = both & (np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b)) + 1e-4 * tolerance * scale + 1e-30)
-    classes = (equal, ~here & ~there, ~here & there, here & ~there, both & ~equal)
-    return collections.Counter({name: int(part.sum()) for name, part in zip(OUTCOMES, classes, strict=True)})
+def off_by_rounding(draw: np.random.Generator, dtype):
+    """A function -> the function whose result is one unit of rounding of `dtype` up or down, and so are its parts."""
+    limits = np.finfo(dtype)
+
+    def around(function):
+        def off(*arguments):
+            result = np.asarray(function(*arguments), np.longdouble)
+            if function in EXACT:
+                return result
+            side = draw.choice((-1.0, 1.0), result.shape)
+            return np.where(result == 0, result, result * (1 + side * limits.eps) + side * limits.smallest_subnormal)
+
+        return off
+
+    return around
+
+
+def compare(mine: list[np.ndarray], loss, y: np.ndarray, f: np.ndarray, draw: np.random.Generator) -> list[tuple]:
+    """Of every part of a finite tree, how many numbers are equal to the plain form, equal up to rounding, and different."""
+    dtype, tolerance = y.dtype, 1e-3 if y.dtype == np.float32 else 1e-8
+    equal = [
+        np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b))
+        for a, b in zip(mine, plain(loss, y, f), strict=True)
+    ]
+    explained = [np.zeros_like(part) for part in equal]
+    if not all(part.all() for part in equal):
+        long = np.dtype(np.longdouble)
+        exact = taped(loss, y, f, np, long)
+        loss = ec.MetaLoss(loss.tree, loss.weights.detach().double(), protection=loss.protection)
+        reference = plain(loss, y.astype(np.float64), f.astype(np.float64))
+        off = [taped(loss, y, f, np, long, off_by_rounding(draw, dtype)) for _ in range(ROUNDED_RUNS)]
+        for k, (a, b, c) in enumerate(zip(mine, exact, reference, strict=True)):
+            spread = np.max([np.abs(run[k] - b) for run in off], axis=0)
+            lost = ~np.isfinite(c) | ((c == 0) & (np.abs(b) < 1e-100))
+            distance = np.abs(a - np.where(lost, b, c))
+            explained[k] = distance <= MARGIN * (spread + np.finfo(dtype).smallest_subnormal)
+    return [(e.sum(), (~e & r).sum(), (~e & ~r).sum()) for e, r in zip(equal, explained, strict=True)]
 
 
 def run(trees: int, seed: int = 0, say=lambda line: None) -> dict[str, collections.Counter]:
-    """part -> outcomes, over so many trees; "trees" counts those in which everything agrees."""
+    """part -> outcomes of its numbers, over so many trees; "trees" counts finite ones, others, and those that differ."""
     found, begin = {name: collections.Counter() for name in ("value", "derivative", "mixed", "trees")}, time.monotonic()
     draw = np.random.default_rng(seed)
     with np.errstate(all="ignore"):
@@ -75,12 +115,17 @@ def run(trees: int, seed: int = 0, say=lambda line: None) -> dict[str, collectio
             weights = torch.from_numpy(draw.normal(1, 0.05, len(tree) - 1).astype(dtype))
             loss = ec.MetaLoss(tree, weights, protection=str(draw.choice(["abs", "clamp"])))
             y, f = points(draw, dtype)
-            agree = True
-            for part, mine, theirs in zip(found, taped(loss, y, f, xp), plain(loss, y, f), strict=False):
-                outcomes = compare(mine, theirs, dtype)
-                found[part] += outcomes
-                agree = agree and not sum(outcomes[name] for name in OUTCOMES[2:])
-            found["trees"]["agree" if agree else "do not"] += 1
+            mine = taped(loss, y, f, xp, np.dtype(dtype) if xp is np else weights.dtype)
+            outcome = "not finite"
+            if all(np.isfinite(part).all() for part in mine):
+                outcome = "finite"
+                for part, counts in zip(found, compare(mine, loss, y, f, draw), strict=False):
+                    found[part].update(dict(zip(("equal", "rounding", "differ"), map(int, counts), strict=True)))
+                    if counts[-1]:
+                        outcome = "differ"
+            found["trees"][outcome] += 1
+            if outcome == "differ":
+                say(f"tree {k} differs: {dtype.__name__}, {xp.__name__}, {loss.protection}: {tree} at {y}, {f}")
             if k % 1000 == 999:
                 say(f"{k + 1} trees, {time.monotonic() - begin:.0f} s: {found}")
     return found
