@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from test_stacked import CONFIG, chain, image_task, losses
 
 import evomal_core as ec
+from evomal_core import files
 from evomal_core.experiments import store
 from evomal_core.losses.known import CLASSIFICATION, REGRESSION, known_losses
 from evomal_core.remedies import early, halving
@@ -264,18 +266,67 @@ def test_a_contest_needs_no_new_search_and_is_held_once(held, monkeypatch):
     assert len(runs) == 2 and not damaged
 
 
-def test_a_damaged_contest_is_refused(held, tmp_path):
+def changed_contests(data: dict) -> dict[str, dict]:
+    """What a contest of three rounds cannot be -> the record that says so."""
+    contest, winner = data["contest"], data["winner"]
+    first, last = contest["results"][0], contest["results"][-1]
+    loser = next(name for name in last if name != winner["name"])
+    rounds = lambda *results: data | {"contest": contest | {"results": list(results)}}  # noqa: E731
+    return {
+        "results are text": data | {"contest": contest | {"results": "none"}},
+        "an error is text": rounds(first | {"leader 0": ["x"] * 3}, *contest["results"][1:]),
+        "an error too few": rounds(first | {"leader 0": first["leader 0"][:1]}, *contest["results"][1:]),
+        "errors behind a failure": rounds(first | {"leader 0": [None, 1.0, 1.0]}, *contest["results"][1:]),
+        "a stranger takes part": rounds(first | {"leader 99": first["leader 0"]}, *contest["results"][1:]),
+        "a contestant is missing": rounds({}, *contest["results"][1:]),
+        "a round too many": rounds(*contest["results"], last),
+        "a round too few": rounds(*contest["results"][:-1]),
+        "another winner": data | {"winner": winner | {"name": loser}},
+        "another rate": data | {"winner": winner | {"learning_rate": 0.123}},
+        "another loss": data | {"winner": winner | {"loss": {"schema": 1, "kind": "squared_error"}}},
+        "a rate below zero": data | {"contest": contest | {"rates": {"task loss": None, "task loss, tuned": -1.0}}},
+        "no rates": data | {"contest": contest | {"rates": {}}},
+        "no seconds": data | {"contest": {name: contest[name] for name in ("rates", "results")}},
+        "another cell's": data | {"cell": data["cell"] | {"seed": 5}},
+    }
+
+
+def test_a_contest_that_cannot_be_is_refused_even_with_its_digest(held, tmp_path):
     run = held[1]
     path = store.folder_of(SMOKE, tmp_path)
-    path.mkdir(parents=True)
-    (path / "contests").mkdir()
+    (path / "contests").mkdir(parents=True)
     (path / "record.json").write_bytes((run.path / "record.json").read_bytes())
-    contest = json.loads((run.path / "contests" / "halving+test_steps=40.json").read_text())
-    for wrong in ({"results": "none"}, {"results": [{"leader 0": "x"}]}):
-        text = json.dumps(contest | {"contest": contest["contest"] | wrong})
-        (path / "contests" / "halving+test_steps=40.json").write_text(text)
-        with pytest.raises(ec.RecordError, match="results of the contest"):
-            ec.run_cell(SMOKE, results_dir=tmp_path, **HERE)
+    file = path / "contests" / "halving+test_steps=40.json"
+    contest = json.loads((run.path / "contests" / file.name).read_text())
+    for wrong, data in changed_contests(contest).items():
+        for content in (data, files.sealed({name: value for name, value in data.items() if name != "digest"})):
+            text = json.dumps(content)
+            file.write_text(text)
+            with pytest.raises(ec.RecordError, match=re.escape(str(file))):
+                print(wrong, ec.run_cell(SMOKE, results_dir=tmp_path, **HERE))
+            assert file.read_text() == text, "nothing is lost"
+
+
+def test_an_interrupted_contest_is_held_to_its_digest_and_goes_on(held, tmp_path):
+    run = held[1]
+    path = store.folder_of(SMOKE, tmp_path)
+    (path / "contests").mkdir(parents=True)
+    (path / "record.json").write_bytes((run.path / "record.json").read_bytes())
+    file = path / "contests" / "halving+test_steps=40.json"
+    data = json.loads((run.path / "contests" / file.name).read_text())
+    del data["digest"]
+    file.write_text(json.dumps(data))  # the first finished ones have no digest
+    assert ec.run_cell(SMOKE, results_dir=tmp_path, **HERE).data["selection"] == run.data["selection"]
+    half = data | {"winner": None, "contest": data["contest"] | {"results": data["contest"]["results"][:1]}}
+    file.write_text(json.dumps(half))
+    (path / "tests" / f"{SMOKE.test}.json").unlink()
+    with pytest.raises(ec.RecordError, match="digest"):
+        ec.run_cell(SMOKE, results_dir=tmp_path, **HERE)
+    file.write_text(json.dumps(files.sealed(half)))
+    again = ec.run_cell(SMOKE, results_dir=tmp_path, **HERE)
+    assert again.data["loss"] == run.data["loss"] and again.test_metric == run.test_metric
+    whole = json.loads(file.read_text())
+    assert whole["contest"]["results"] == data["contest"]["results"] and whole["winner"] == data["winner"]
 
 
 # --- the control `early` ---

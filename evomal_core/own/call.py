@@ -215,7 +215,7 @@ class _Run:
         def on_round(contest) -> None:
             self._write()
 
-        leaders = [leader for leader in self._leaders() if not isinstance(leader.loss, type(self.task))]
+        leaders = self._leaders()
         halving.hold(self.contest, leaders, self.problem, self.config, self.seed, on_round)
         self.held = True
         last = {name: fmean(errors) for name, errors in self.contest.results[-1].items() if name.startswith("leader")}
@@ -323,11 +323,8 @@ class _Run:
             claim(state, METHOD, self.seed, self.origin)
             state.check(self.config)
             self.state = state
-            contest = kept["contest"]
-            rounds = [
-                {n: [math.inf if e is None else e for e in es] for n, es in r.items()} for r in contest["results"]
-            ]
-            self.contest = halving.Contest(contest["rates"], rounds, contest["seconds"])
+            names = list(halving.entrants(self._leaders()))
+            self.contest = halving.Contest.from_json(kept["contest"], names, self.config)
 
 
 def _name(loss: nn.Module) -> str:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ..checks import MAYBE, NUMBER, check, check_fields
 from ..config import Config
-from ..losses.handcrafted import task_loss
+from ..losses.handcrafted import CrossEntropy, SquaredError, task_loss
 from ..search import tuned
 from ..search.state import Leader
 from ..training.trial import Trial, run_trial
@@ -61,6 +62,48 @@ class Contest:
     results: list[dict[str, list[float]]] = field(default_factory=list)
     seconds: float = 0.0
 
+    @classmethod
+    def from_json(cls, data: dict, names: Sequence[str], config: Config) -> "Contest":
+        """The contest whose fields these are, in which null is a training that diverged.
+
+        Args:
+            names: of the leaders that take part, the best first.
+
+        Raises:
+            ValueError: no contest among these leaders under these settings can have this state.
+        """
+        check_fields("the contest", data, {"rates": (dict,), "results": (list,), "seconds": NUMBER})
+        rates, plan = data["rates"], rounds(config)
+        check_fields("rates of the contest", rates, {}, MAYBE)
+        check(list(rates) in ([], [TASK_LOSS], [TASK_LOSS, TUNED]), "names in rates", f"{TASK_LOSS}, {TUNED}", [*rates])
+        good = rates.get(TASK_LOSS) is None and (rates.get(TUNED, 1) or 0) > 0 and (rates or not data["results"])
+        check(good, "rates of the contest", "none of the task loss, and a positive number once it is tuned", rates)
+        check(len(data["results"]) <= len(plan), "rounds of the contest", f"at most {len(plan)}", len(data["results"]))
+        found, waiting = cls(rates, [], data["seconds"]), list(names)
+        for number, (each, of_round) in enumerate(zip(plan, data["results"], strict=False)):
+            here = waiting[: each.most] + (list(rates) if number == len(plan) - 1 else [])
+            check_fields(f"results of the contest, round {number}", of_round, dict.fromkeys(here, (list,)), (list,))
+            check(sorted(of_round) == sorted(here), f"names of round {number}", here, list(of_round))
+            for name, errors in of_round.items():
+                whole = len(errors) == each.starts or (0 < len(errors) < each.starts and errors[-1] is None)
+                good = whole and None not in errors[:-1] and all(type(error) in MAYBE for error in errors)
+                check(good, f"errors of {name} in round {number}", f"{each.starts} numbers, or null at last", errors)
+            found.results.append({name: [math.inf if e is None else e for e in of_round[name]] for name in here})
+            waiting = survivors(waiting[: each.most], found.results[-1])
+        return found
+
+    @property
+    def winner(self) -> str:
+        """The name of lowest mean validation error in the last round; ties go to the task loss."""
+        last = self.results[-1]
+        return min([*self.rates, *last], key=lambda name: statistics.fmean(last[name]))
+
+
+def survivors(names: Sequence[str], results: dict[str, list[float]]) -> list[str]:
+    """Those of no failed training in a round, the lowest mean error first."""
+    means = {name: statistics.fmean(results[name]) for name in names}
+    return [name for name in sorted(names, key=lambda name: means[name]) if math.isfinite(means[name])]
+
 
 def hold(
     contest: Contest,
@@ -87,19 +130,24 @@ def hold(
     if not contest.rates:
         best = tuned.search([problem], config, seed, tuned.TunedState(), lambda state: None).learning_rate
         contest.rates = {TASK_LOSS: None} | ({TUNED: best} if best else {})
-    own = [Contestant(name, task, rate) for name, rate in contest.rates.items()]
-    waiting = [Contestant(f"leader {k}", leader.loss, leader.learning_rate) for k, leader in enumerate(leaders)]
-    waiting = [contestant for contestant in waiting if not isinstance(contestant.loss, type(task))]
-    plan = rounds(config)
+    entered = {name: Contestant(name, task, rate) for name, rate in contest.rates.items()}
+    entered |= {n: Contestant(n, leader.loss, leader.learning_rate) for n, leader in entrants(leaders).items()}
+    waiting, plan = list(entrants(leaders)), rounds(config)
     for number, each in enumerate(plan):
-        here = waiting[: each.most] + (own if number == len(plan) - 1 else [])
+        waiting = waiting[: each.most]
         if number == len(contest.results):
+            here = [entered[n] for n in [*waiting, *(contest.rates if number == len(plan) - 1 else ())]]
             contest.results.append(_measured(here, problem, config, seed, number, each))
             contest.seconds = time.perf_counter() - start
             on_round(contest)
-        means = {name: statistics.fmean(errors) for name, errors in contest.results[number].items()}
-        waiting = [c for c in sorted(waiting[: each.most], key=lambda c: means[c.name]) if math.isfinite(means[c.name])]
-    return min([*own, *waiting], key=lambda contestant: means[contestant.name])
+        waiting = survivors(waiting, contest.results[number])
+    return entered[contest.winner]
+
+
+def entrants(leaders: Sequence[Leader]) -> dict[str, Leader]:
+    """name -> leader, of the leaders that take part: all but a task loss that is a leader itself."""
+    usual = CrossEntropy, SquaredError
+    return {f"leader {k}": leader for k, leader in enumerate(leaders) if not isinstance(leader.loss, usual)}
 
 
 def _measured(here: list[Contestant], problem, config: Config, seed: int, number: int, each: Round):
