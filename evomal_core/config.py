@@ -1,5 +1,6 @@
 """Settings: `Config` (every count and rate of the method), `Protocol` (where paper and released code differ), budgets."""
 
+import contextlib
 import dataclasses
 import math
 from dataclasses import dataclass, replace
@@ -229,7 +230,8 @@ class Config:
         for field in dataclasses.fields(self):
             name, value, kind = f"Config.{field.name}", getattr(self, field.name), type(field.default)
             if (type(value), kind) in ((int, float), (list, tuple)):
-                value = kind(value)
+                with contextlib.suppress(OverflowError):  # a whole number beyond all floats is refused below
+                    value = kind(value)
                 object.__setattr__(self, field.name, value)
             check(type(value) is kind, name, kind.__name__, repr(value))
             if kind is int:

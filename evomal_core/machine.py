@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from . import portable
+from .checks import check
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "deap", "scikit-learn", "evomal-core")
@@ -44,6 +45,17 @@ def environment(device: torch.device) -> dict:
         hardware["gpu"] = torch.cuda.get_device_name(device)
     numerics = {"portable": portable.enabled() and device.type == "cpu"}
     return {"versions": versions(), "hardware": hardware, "commit": _commit(), "sources": SOURCES} | numerics
+
+
+def since(entries: list[dict], where: dict, now: dict) -> list[dict]:
+    """A provenance whose last entry is `now`, from `where` on; the same one if its last entry says so already.
+
+    Raises:
+        ValueError: the entries are none.
+    """
+    good = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    check(good, "provenance", "a list of objects", entries)
+    return entries if entries and entries[-1] | now == entries[-1] else [*entries, where | now]
 
 
 def versions() -> dict[str, str | None]:

@@ -601,6 +601,9 @@ def test_a_search_lists_all_that_it_was_computed_with(tmp_path, monkeypatch):
     assert data["resumed"] == 3 and (data["engine"], data["sources"]) == ("gram", "other code")
     alone = run_cell(LONG, results_dir=tmp_path / "alone", device="cpu").data
     assert [entry["generation"] for entry in alone["provenance"]] == [0]
+    (test,) = (tmp_path / "alone").rglob("tests/*.json")
+    (entry,) = json.loads(test.read_text())["provenance"]
+    assert (entry["step"], entry["threads"], entry["sources"]) == (0, 1, "other code")
 
 
 # Many cells

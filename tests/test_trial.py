@@ -137,6 +137,31 @@ def test_a_stopped_trial_ends_as_if_never_stopped(kind, after, tmp_path, monkeyp
     assert not path.exists()
 
 
+def test_a_trial_lists_all_that_it_was_computed_with(tmp_path, monkeypatch):
+    """Begun and gone on with by one machine, ended by another; the usual trial has one entry."""
+    path, problem = tmp_path / "trial.safetensors", (image_task(), chain())
+    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
+    calls, batch = [0], Problem.batch
+
+    def counted(self, *arguments):
+        calls[0] += 1
+        if calls[0] in (47, 60):
+            raise Stop
+        return batch(self, *arguments)
+
+    monkeypatch.setattr(Problem, "batch", counted)
+    for _ in range(2):
+        with pytest.raises(Stop):
+            run_trial(losses(3), problem, CONFIG, 1, TRIAL, path, [{"threads": 1}])
+    listed = [{"threads": 2}]
+    run_trial(losses(3), problem, CONFIG, 1, TRIAL, path, listed)
+    assert [entry["threads"] for entry in listed] == [1, 2]
+    assert (listed[0]["start"], listed[0]["step"]) == (0, 0) and listed[1]["start"] + listed[1]["step"] > 0
+    alone = [{"threads": 1}]
+    run_trial(losses(3), problem, CONFIG, 1, TRIAL, path, alone)
+    assert alone == [{"start": 0, "step": 0, "threads": 1}]
+
+
 def test_a_checkpoint_of_another_trial_is_refused_and_unharmed(tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
     path, problem = tmp_path / "trial.safetensors", (image_task(), chain())

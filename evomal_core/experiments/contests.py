@@ -15,6 +15,7 @@ from ..config import Config
 from ..losses import loss_from_json
 from ..losses.elementwise import SCHEMA as LOSS_SCHEMA
 from ..losses.handcrafted import CrossEntropy, SquaredError
+from ..machine import since
 from ..registry import DATASETS
 from ..remedies import halving
 from . import store
@@ -50,7 +51,9 @@ def _held(record: dict | None, home: Cell, path: Path, found: dict, prepare, beg
     """The record of a contest, which goes on from `record`."""
     with prepare(home) as (problem, config):
         head = begin(home, problem, config) | {"search": store.named(home, found)}
-        contest = record["contest"] if record else halving.Contest()
+        contest, before = (record["contest"], record.get("provenance", [])) if record else (halving.Contest(), [])
+        with store.reading(path):
+            head["provenance"] = since(before, {"round": len(contest.results)}, *head["provenance"])
 
         def on_round(contest: halving.Contest, winner: dict | None = None) -> None:
             kept = json.loads(json.dumps(files.strict(head | {"contest": asdict(contest), "winner": winner})))

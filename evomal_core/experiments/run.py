@@ -19,7 +19,7 @@ from ..checks import NUMBER, check, check_choice, check_fields
 from ..config import NOT_IDENTITY, Config
 from ..losses import loss_from_json
 from ..losses.elementwise import in_file
-from ..machine import environment
+from ..machine import environment, since
 from ..models import build_model
 from ..registry import METHODS
 from ..search import SearchState, search
@@ -186,8 +186,7 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
     """
     facts, started = environment(problem.task.device), time.gmtime()
     engine = choose(config.engine, problem.model, config)
-    numerics = {name: value for name, value in asdict(config).items() if name in NOT_IDENTITY}
-    now = numerics | {"engine": engine, "plain": not enabled()} | facts
+    now = _numerics(config) | {"engine": engine} | facts
     state, resumed, spent, provenance = METHODS[cell.method].state(), 0, 0.0, []
     if (checkpoint := folder / "checkpoint.json").exists():
         with store.reading(checkpoint):
@@ -199,8 +198,8 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
             state.check(config)
             provenance = kept.get("provenance", [])
         say(f"{cell}: goes on from generation {state.generation}")
-    if not provenance or provenance[-1] | now != provenance[-1]:
-        provenance = [*provenance, {"generation": state.generation} | now]
+    with store.reading(checkpoint):
+        provenance = since(provenance, {"generation": state.generation}, now)
     start = time.perf_counter() - spent
 
     def on_generation(state: SearchState) -> None:
@@ -230,6 +229,11 @@ def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say
     return record | {"engine": engine, "provenance": provenance, **facts}
 
 
+def _numerics(config: Config) -> dict:
+    """The settings that change results by rounding alone, as an entry of a provenance names them."""
+    return {name: value for name, value in asdict(config).items() if name in NOT_IDENTITY} | {"plain": not enabled()}
+
+
 def _head(cell: Cell, problem: Problem, config: Config, started: time.struct_time) -> dict:
     """What the records of a search and of a test begin with."""
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", started)
@@ -238,7 +242,8 @@ def _head(cell: Cell, problem: Problem, config: Config, started: time.struct_tim
 
 
 def _contest_head(cell: Cell, problem: Problem, config: Config) -> dict:
-    return _head(cell, problem, config, time.gmtime()) | environment(problem.task.device)
+    facts = environment(problem.task.device)
+    return _head(cell, problem, config, time.gmtime()) | facts | {"provenance": [_numerics(config) | facts]}
 
 
 def _test(cell: Cell, problem: Problem, config: Config, taken: dict, folder: Path) -> dict:
@@ -252,7 +257,9 @@ def _test(cell: Cell, problem: Problem, config: Config, taken: dict, folder: Pat
     rate = config.test_learning_rate or taken["learning_rate"] or config.base_learning_rate
     parts, steps = PARTS[1:] if problem.task.augmented else PARTS, taken.get("steps") or config.test_steps
     trial = trial_of_test(config, learning_rate=rate, parts=parts, steps=steps)
-    ((outcome,),) = run_trial([loss], problem, config, cell.seed, trial, store.trial_checkpoint(folder, cell))
+    provenance = [_numerics(config) | facts]
+    kept = store.trial_checkpoint(folder, cell)
+    ((outcome,),) = run_trial([loss], problem, config, cell.seed, trial, kept, provenance)
     status, reason, errors = "complete", None, outcome.errors
     if outcome.diverged:
         status, reason, errors = "diverged", "meta-testing met a loss or an output that is not finite", {}
@@ -267,7 +274,7 @@ def _test(cell: Cell, problem: Problem, config: Config, taken: dict, folder: Pat
     record |= {name: taken[name] for name in ("selection", "loss") if "selection" in taken}
     seconds = taken["seconds"] if "selection" in taken else {}
     seconds = seconds | {"test": round(time.perf_counter() - start, 3)}
-    return record | {"learning_rate": rate, "seconds": seconds, **facts}
+    return record | {"learning_rate": rate, "seconds": seconds, "provenance": provenance, **facts}
 
 
 def trial_of_test(config: Config, **changes) -> Trial:

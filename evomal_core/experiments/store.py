@@ -75,7 +75,7 @@ class Run:
         data = search | dict.fromkeys(METRICS) | test
         of_test = {name: value for name, value in test.get("config", {}).items() if name in TESTING}
         data |= {"config": search["config"] | of_test, "seconds": seconds, "cell": asdict(cell)}
-        of_search = ("started", "versions", "hardware", "commit", "sources", "portable")
+        of_search = ("started", "versions", "hardware", "commit", "sources", "portable", "provenance")
         data |= {name: search[name] for name in of_search if name in search}
         return cls(cell, test["status"], test.get("test_metric"), folder, data, test["reason"])
 

@@ -21,6 +21,7 @@ from torch import nn
 from .. import files, streams
 from ..checks import check, check_choice
 from ..config import Config
+from ..machine import since
 from ..models.mixed_precision import MixedPrecision
 from ..models.random_layers import seeded
 from . import batches, heartbeat
@@ -106,6 +107,7 @@ def run_trial(
     seed: int,
     trial: Trial,
     checkpoint: Path | None = None,
+    provenance: list[dict] | None = None,
 ) -> list[list[Outcome]]:
     """Train a fresh base model under each loss from each start, and judge it.
 
@@ -113,6 +115,8 @@ def run_trial(
         problem: a `Problem`, or a pair (task, model).
         checkpoint: a file from which a killed trial goes on, and which is gone at the end. It is written about once a
             minute; results do not depend on it.
+        provenance: takes what the trial was computed with, and from which start and step on; on entry, one object, what it
+            is computed with now. There is one entry, unless the checkpoint is of another machine, code or setting.
 
     Returns:
         For each loss, one outcome a start.
@@ -134,6 +138,10 @@ def run_trial(
         if trial.learning_rate is not None:
             config = replace(config, base_learning_rate=trial.learning_rate)
         kept = Checkpoint(checkpoint, _identity(losses, problem, config, seed, trial), trial) if checkpoint else None
+        if kept and provenance:
+            where = {"start": len(kept.outcomes), "step": kept.step}
+            with files.reading(checkpoint):
+                provenance[:] = kept.provenance = since(kept.provenance, where, *provenance)
         done: list[list[Outcome]] = list(kept.outcomes) if kept else []
         with files.reading(checkpoint):
             check({*map(len, done)} <= {len(losses)}, "outcomes of a start", f"{len(losses)}", [len(o) for o in done])
@@ -256,6 +264,7 @@ class Checkpoint:
         self.path, self.identity, self.trial = Path(path).expanduser(), json.dumps(identity), trial
         self.written = time.monotonic()
         self.outcomes: list[list[Outcome]] = []  # of the starts that are done
+        self.provenance: list[dict] = []
         self.step, self.tensors, self.current = 0, {}, []
         with files.reading(self.path):
             if self.path.exists():
@@ -275,7 +284,7 @@ class Checkpoint:
         got, want = facts.get("identity"), self.identity
         check(got == want, "it", f"the checkpoint of the trial {want}", got)
         check(files.unsealed(facts)["tensors"] == _digest(self.tensors), "its tensors", "those of its digest", "others")
-        self.step = facts["step"]
+        self.step, self.provenance = facts["step"], facts.get("provenance", [])
         self.outcomes = [[_outcome(o) for o in of_start] for of_start in facts["outcomes"]]
         self.current = [_outcome(o) for o in facts["current"]]
         trial, parts = self.trial, [sorted(outcome.errors) for start in self.outcomes for outcome in start]
@@ -316,7 +325,7 @@ class Checkpoint:
     def _save(self, tensors: dict, current: list[Outcome], step: int) -> None:
         from safetensors.torch import save
 
-        facts = {"schema": CHECKPOINT_SCHEMA, "identity": self.identity, "step": step}
+        facts = {"schema": CHECKPOINT_SCHEMA, "identity": self.identity, "step": step, "provenance": self.provenance}
         facts |= {"outcomes": [[_plain(o) for o in of_start] for of_start in self.outcomes]}
         dense = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         facts |= {"current": [_plain(o) for o in current], "tensors": _digest(dense)}
