@@ -68,7 +68,7 @@ def test_requirement_is_locked_within_its_bounds(name):
 def test_the_yardstick_of_the_benchmarks_is_an_extra_outside_the_lock():
     """./run installs what the package and its tests need; benchmarks/README.md says how to add TorchOpt."""
     bench = {r.name: str(r.specifier) for r in map(Requirement, PYPROJECT["project"]["optional-dependencies"]["bench"])}
-    assert bench.keys() == {"torchopt", "graphviz"} and bench["torchopt"] == "==0.7.3"
+    assert bench.keys() == {"torchopt", "graphviz", "atheris"} and bench["torchopt"] == "==0.7.3"
     assert not bench.keys() & locked().keys()
     assert "./run uv pip install -e '.[bench]'" in (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 
