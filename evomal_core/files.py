@@ -45,7 +45,11 @@ def reading(path) -> Iterator[None]:
 
 
 def write_bytes(path, content: bytes) -> None:
-    """Write a file through a temporary one that is renamed; missing folders are made, what killed writers left goes."""
+    """Write a file through a temporary one that is renamed; missing folders are made, what killed writers left goes.
+
+    Raises:
+        OSError: it cannot be written, on a full disk for example; a file that was there is as it was.
+    """
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path, ABANDONED)
@@ -53,6 +57,9 @@ def write_bytes(path, content: bytes) -> None:
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
+    except OSError as error:
+        reason = f"{error.strerror}; {len(content)} bytes were to be written, what was there is as it was"
+        raise OSError(error.errno, reason, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)  # there only if one of the two failed
 
