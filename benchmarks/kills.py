@@ -8,8 +8,12 @@ run that nobody disturbed, equal to the last digit but for seconds, and nothing 
 """
 
 import argparse
+import contextlib
 import copy
+import math
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,14 +25,16 @@ from evomal_core.experiments import store
 
 METHODS = ("baseline", "tuned", "ml3", "taylorglo", "gp-lfl", "glo", "evomal", "random")
 BUDGET = "smoke+population=3+generations=3+test_steps=150"
-MOST_SECONDS = 8.0  # until a kill by the clock; starting takes some
-# argv: folder, method, what to kill at ("batch", "write", "none"), how many of these to let pass
-CHILD = """
-import os, signal, sys
+MOST_SECONDS = 3.0  # until a kill by the clock
+# Imports the package once, and forks for every line of input a process that runs a cell. A line holds folder, method, what to
+# kill at ("batch", "write", "none") and how many of these to let pass; the answers are the process's id and how it ended.
+NURSERY = """
+import os, signal, sys, traceback
+import torch
+torch.set_num_threads(1)
 import evomal_core as ec
 from evomal_core import files
 from evomal_core.training import Problem, trial
-folder, method, at, left = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 trial.CHECKPOINT_SECONDS = 0.0
 def tick(name):
     global left
@@ -50,10 +56,55 @@ def renamed(*paths):
     tick("write")
     replace(*paths)
     tick("write")
-Problem.batch, files.Path.write_bytes, files.os.replace = counted, half, renamed
-print("ready", flush=True)
-ec.run_cell(ec.Cell("diabetes", "logistic", method, 1, BUDGET), results_dir=folder, device="cpu")
+def run():
+    Problem.batch, files.Path.write_bytes, files.os.replace = counted, half, renamed
+    ec.run_cell(ec.Cell("diabetes", "logistic", method, 1, BUDGET), results_dir=folder, device="cpu")
+ec.load_task("diabetes", device="cpu")
+for line in sys.stdin:
+    folder, method, at, left = line.rstrip("\\n").split("\\t")
+    left = int(left)
+    child = os.fork()
+    if not child:
+        try:
+            run()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        os._exit(1)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
 """
+
+
+class Nursery:
+    """Processes that run cells, without the seconds that an import takes; a block in which there are some."""
+
+    def __enter__(self) -> "Nursery":
+        command, one = [sys.executable, "-c", NURSERY.replace("BUDGET", repr(BUDGET))], {"OMP_NUM_THREADS": "1"}
+        self.errors = tempfile.TemporaryFile("w+")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
+        self.process = subprocess.Popen(command, text=True, env=os.environ | one, **pipes)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def run(self, folder: Path, method: str, at: str, left: int, seconds: float = math.inf) -> bool:
+        """Run a cell in a process that is killed after so many seconds; False if it ended before. Raises RuntimeError."""
+        self.process.stdin.write(f"{folder}\t{method}\t{at}\t{left}\n")
+        self.process.stdin.flush()
+        child = self.process.stdout.readline()
+        if math.isfinite(seconds):
+            time.sleep(seconds)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        status = self.process.stdout.readline()
+        if not status or int(status) not in (0, signal.SIGKILL):
+            self.errors.seek(0)
+            raise RuntimeError(f"{method}, killed at {at}: status {status}: {self.errors.read()[-2000:]}")
+        return int(status) == signal.SIGKILL
 
 
 def record(run: ec.Run) -> dict:
@@ -64,31 +115,19 @@ def record(run: ec.Run) -> dict:
     return data
 
 
-def start(folder: Path, method: str, at: str, left: int) -> subprocess.Popen:
-    command = [sys.executable, "-c", CHILD.replace("BUDGET", repr(BUDGET)), folder, method, at, left]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def kill_one(folder: Path, method: str, draw: random.Random) -> bool:
-    """Start a run and kill it at a random moment; False if it had ended before. Raises RuntimeError for any other end."""
+def kill_one(nursery: Nursery, folder: Path, method: str, draw: random.Random) -> bool:
+    """Start a run and kill it at a random moment; False if it had ended before."""
     at = draw.choice(("clock", "batch", "write", "write"))
-    process = start(folder, method, at, draw.randrange({"batch": 200, "write": 30}.get(at, 1)))
-    if at == "clock":
-        process.stdout.readline()
-        time.sleep(draw.random() ** 2 * MOST_SECONDS / 4)
-        process.kill()
-    _, errors = process.communicate()
-    if process.returncode not in (0, -9):
-        raise RuntimeError(f"{method}, killed at {at}: exit {process.returncode}: {errors[-2000:]}")
-    return process.returncode == -9
+    seconds = draw.random() ** 2 * MOST_SECONDS if at == "clock" else math.inf
+    return nursery.run(folder, method, at, draw.randrange({"batch": 200, "write": 30}.get(at, 1)), seconds)
 
 
-def until_recorded(folder: Path, method: str, draw: random.Random, most: int) -> int:
+def until_recorded(nursery: Nursery, folder: Path, method: str, draw: random.Random, most: int) -> int:
     """Kill a cell's runs, at most so many, and let one end; how many kills there were. Raises if the record differs."""
     cell, kills = ec.Cell("diabetes", "logistic", method, 1, BUDGET), 0
     wanted = record(ec.run_cell(cell, results_dir=folder / "whole", device="cpu"))
     there = folder / f"killed{draw.randrange(10**9)}"
-    while kills < most and kill_one(there, method, draw):
+    while kills < most and kill_one(nursery, there, method, draw):
         kills += 1
     run = ec.run_cell(cell, results_dir=there, device="cpu")
     if record(run) != wanted:
@@ -107,10 +146,10 @@ def main(arguments=None) -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     given = parser.parse_args(arguments)
     draw, total, counts, begin = random.Random(given.seed), 0, dict.fromkeys(given.methods, 0), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Nursery() as nursery:
         while total < given.kills:
             for method in given.methods:
-                counts[method] += until_recorded(Path(folder), method, draw, min(4, given.kills - total))
+                counts[method] += until_recorded(nursery, Path(folder), method, draw, min(4, given.kills - total))
                 total = sum(counts.values())
                 print(
                     f"{total} kills survived of {total} tried, {time.monotonic() - begin:.0f} s: {counts}", flush=True

@@ -178,6 +178,7 @@ def test_a_checkpoint_of_another_trial_is_refused_and_unharmed(tmp_path, monkeyp
     for changed in (
         trial._identity(moved, Problem.of(problem), CONFIG, 1, TRIAL),
         trial._identity(losses(2)[1:], Problem.of(problem), CONFIG, 1, TRIAL),
+        trial._identity([losses(1)[0].with_options(label_smoothing=0.1)], Problem.of(problem), CONFIG, 1, TRIAL),
         trial._identity(losses(1), Problem.of(problem), other, 1, TRIAL),
         trial._identity(losses(1), Problem(image_task(80), chain()), CONFIG, 1, TRIAL),
         trial._identity(losses(1), Problem(image_task(), logistic()), CONFIG, 1, TRIAL),

@@ -21,6 +21,7 @@ from torch import nn
 from .. import files, streams
 from ..checks import check, check_choice
 from ..config import Config
+from ..losses import Loss
 from ..machine import since
 from ..models.mixed_precision import MixedPrecision
 from ..models.random_layers import seeded
@@ -246,7 +247,8 @@ def _identity(losses: Sequence[nn.Module], problem: Problem, config: Config, see
     settings = [config.batch_size, sorted(config.sgd.items()), config.score_non_finite, config.evaluation_instances]
     weights = [tensor for loss in losses for tensor in (*loss.parameters(), *loss.buffers())]
     digest = problem.digest("train", *trial.parts, also=weights)
-    return [seed, repr(trial), settings, [str(loss) for loss in losses], digest]
+    names = [f"{loss} {files.digest(loss.to_json())}" if isinstance(loss, Loss) else str(loss) for loss in losses]
+    return [seed, repr(trial), settings, names, digest]  # a digest, since names lack options
 
 
 class Checkpoint:
