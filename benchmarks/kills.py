@@ -23,7 +23,7 @@ from pathlib import Path
 import evomal_core as ec
 from evomal_core.experiments import store
 
-METHODS = ("baseline", "tuned", "ml3", "taylorglo", "gp-lfl", "glo", "evomal", "random")
+METHODS = ("baseline", "tuned", "early", "ml3", "taylorglo", "gp-lfl", "glo", "evomal", "evomal+robust", "random")
 BUDGET = "smoke+population=3+generations=3+test_steps=150"
 MOST_SECONDS = 3.0  # until a kill by the clock
 # Imports the package once, and forks for every line of input a process that runs a cell. A line holds folder, method, what to
@@ -58,7 +58,9 @@ def renamed(*paths):
     tick("write")
 def run():
     Problem.batch, files.Path.write_bytes, files.os.replace = counted, half, renamed
-    ec.run_cell(ec.Cell("diabetes", "logistic", method, 1, BUDGET), results_dir=folder, device="cpu")
+    name, _, protocol = method.partition("+")
+    cell = ec.Cell("diabetes", "logistic", name, 1, BUDGET, protocol or "paper")
+    ec.run_cell(cell, results_dir=folder, device="cpu")
 ec.load_task("diabetes", device="cpu")
 for line in sys.stdin:
     folder, method, at, left = line.rstrip("\\n").split("\\t")
@@ -124,7 +126,8 @@ def kill_one(nursery: Nursery, folder: Path, method: str, draw: random.Random) -
 
 def until_recorded(nursery: Nursery, folder: Path, method: str, draw: random.Random, most: int) -> int:
     """Kill a cell's runs, at most so many, and let one end; how many kills there were. Raises if the record differs."""
-    cell, kills = ec.Cell("diabetes", "logistic", method, 1, BUDGET), 0
+    name, _, protocol = method.partition("+")
+    cell, kills = ec.Cell("diabetes", "logistic", name, 1, BUDGET, protocol or "paper"), 0
     wanted = record(ec.run_cell(cell, results_dir=folder / "whole", device="cpu"))
     there = folder / f"killed{draw.randrange(10**9)}"
     while kills < most and kill_one(nursery, there, method, draw):
@@ -133,7 +136,7 @@ def until_recorded(nursery: Nursery, folder: Path, method: str, draw: random.Ran
     if record(run) != wanted:
         raise RuntimeError(f"{method}: another record than undisturbed after {kills} kills, in {there}")
     left = [p.name for p in run.path.rglob("*") if p.is_file() and p.stat().st_size]  # an empty lock says nothing
-    names = {"record.json", "loss.json", "history.csv", store.test_path(run.path, cell).name}
+    names = {"record.json", "loss.json", "history.csv", store.test_path(run.path, cell).name, f"{cell.selected}.json"}
     if not set(left) <= names:
         raise RuntimeError(f"{method}: {sorted(set(left) - names)} left in {run.path}")
     return kills
