@@ -20,7 +20,7 @@ from .experiments.grid import run_grid
 from .experiments.run import find_run, run_cell, test_loss
 from .experiments.store import RecordError, Run
 from .formulas import simplify
-from .losses import load_loss
+from .losses import OneLogit, load_loss
 from .losses.export import latex
 from .losses.handcrafted import CrossEntropy, SquaredError
 from .losses.meta_network import MetaLoss
