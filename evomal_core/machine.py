@@ -7,6 +7,8 @@ import platform
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from .checks import check
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "deap", "scikit-learn", "evomal-core")
+LARGE_MODEL = 5_000_000  # parameters from which a model is worth all cores
 
 
 def _sources() -> str:
@@ -56,6 +59,22 @@ def since(entries: list[dict], where: dict, now: dict) -> list[dict]:
     good = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
     check(good, "provenance", "a list of objects", entries)
     return entries if entries and entries[-1] | now == entries[-1] else [*entries, where | now]
+
+
+@contextmanager
+def threads(model: torch.nn.Module, count: int | None = None) -> Iterator[int]:
+    """Within this block PyTorch computes on `count` threads, which is its value.
+
+    Args:
+        count: left out, one thread, or all cores for a large model. Threads slow a small one, which waits for them.
+    """
+    large = sum(p.numel() for p in model.parameters()) > LARGE_MODEL and not portable.enabled()
+    count, before = count or ((os.cpu_count() or 1) if large else 1), torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(before)
 
 
 def versions() -> dict[str, str | None]:

@@ -12,7 +12,8 @@ from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import evomal_core as ec
-from evomal_core import Config
+from evomal_core import Config, machine
+from evomal_core.experiments import run as cells
 from evomal_core.own import optimisers
 from evomal_core.own.adapt import Shapes
 from evomal_core.own.data import read
@@ -266,6 +267,7 @@ def test_options_that_make_no_sense_are_refused():
         ({"timeout": -1}, "timeout must be positive"),
         ({"operators": ("add", "divide")}, "divide"),
         ({"starts": 0}, "starts must be"),
+        ({"threads": 0}, "threads must be"),
         ({"device": "cudda"}, "device"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -387,6 +389,35 @@ def test_a_callback_a_time_limit_and_an_interrupt_end_a_search_with_the_best_so_
     assert resumed.rows == whole.rows and [str(l.loss) for l in resumed.leaders] == [str(l.loss) for l in whole.leaders]
     with pytest.raises(ec.RecordError, match=r"search\.json"):
         ec.search_loss(mlp, *data, "multiclass", budget=budget, progress=False, checkpoint=file, seed=1)
+
+
+def test_threads_are_those_of_the_models_size_and_are_put_back(monkeypatch):
+    assert machine.LARGE_MODEL == cells.LARGE_MODEL  # one rule for both
+    many, seen = torch.get_num_threads() + 1, []
+
+    def look(progress):
+        seen.append(torch.get_num_threads())
+
+    def fail(progress):
+        raise ZeroDivisionError
+
+    def called(**options):
+        return ec.search_loss(mlp, *halves(X, CLASSES), "multiclass", budget=TINY, progress=False, **options)
+
+    torch.set_num_threads(many)
+    try:
+        with pytest.warns(UserWarning, match="no learned loss"):
+            called(callbacks=[look])
+            called(callbacks=[look], threads=3)
+            monkeypatch.setattr(machine, "LARGE_MODEL", 10)
+            monkeypatch.setattr(machine.os, "cpu_count", lambda: 4)
+            called(callbacks=[look])
+        assert seen == [1, 3, 4] and torch.get_num_threads() == many
+        with pytest.raises(ZeroDivisionError):
+            called(callbacks=[fail])
+        assert torch.get_num_threads() == many
+    finally:
+        torch.set_num_threads(many - 1)
 
 
 def test_a_stream_of_batches_is_read_once():

@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from .. import files, streams
+from .. import files, machine, streams
 from ..checks import check, check_choice
 from ..config import Config
 from ..losses import MetaLoss
@@ -60,6 +60,7 @@ def search_loss(
     timeout: float | None = None,
     seed: int = 0,
     device: str = "auto",
+    threads: int | None = None,
     progress: bool = True,
     callbacks: Sequence[Callable[[Progress], bool | None]] = (),
     checkpoint=None,
@@ -96,6 +97,7 @@ def search_loss(
         protocol: "robust", or "paper": the loss of best fitness, without a contest.
         timeout: seconds after which search and contest end with the best so far; the last trainings come on top.
         device: "auto", "cpu" or "cuda".
+        threads: of the CPU; left out, one, or all cores for a model of more than five million weights.
         progress: show a bar.
         callbacks: called with a `Progress` after each generation; the search ends where one gives True.
         checkpoint: a file from which a stopped call goes on, generation by generation.
@@ -111,6 +113,8 @@ def search_loss(
     check(type(starts) is int and starts > 0, "starts", "a whole number, at least 1", repr(starts))
     check(type(seed) is int and seed >= 0, "seed", "a whole number, 0 or more", repr(seed))
     check(timeout is None or timeout > 0, "timeout", "positive seconds, or None", repr(timeout))
+    good = threads is None or (type(threads) is int and threads > 0)
+    check(good, "threads", "a whole number, at least 1, or None", repr(threads))
     given = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
     optimiser = Optimiser(optimizer or _sgd, schedule) if optimizer or schedule else None
     config = _config(budget, protocol, initial_losses, operators, train, optimiser)
@@ -123,7 +127,8 @@ def search_loss(
             keep=init == "keep", forward=forward, ignore_index=ignore_index, device=where,
         )  # fmt: skip
         config = _fitted(config, own)
-        return _Run(own, config, seed, starts, Watch(progress, timeout, callbacks), checkpoint).found()
+        with machine.threads(own.problem.model, threads):
+            return _Run(own, config, seed, starts, Watch(progress, timeout, callbacks), checkpoint).found()
 
 
 def _sgd(weights):
