@@ -37,6 +37,7 @@ CLASSES = {
     "one logit of the task loss": lambda c: ec.CrossEntropy().with_options(weight=[1, 3]).of_one_logit(),
 }
 CASES = [(name, c) for c in (False, True) for name in VALUES] + [(name, True) for name in CLASSES]
+onnx_is_there = all(map(importlib.util.find_spec, ("onnx", "onnxscript")))
 every_loss = pytest.mark.parametrize(("name", "classification"), CASES)
 
 
@@ -104,14 +105,13 @@ def test_torchscript_by_tracing_gives_the_same_values(name, classification):
         close(traced(z, y), loss(z, y))
 
 
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))), reason="onnx and onnxscript are not installed"
-)
+@pytest.mark.skipif(not onnx_is_there, reason="onnx and onnxscript are not installed")
 @every_loss
 def test_onnx_gives_the_same_values(name, classification, tmp_path):
     import onnx
     from onnx.reference import ReferenceEvaluator
 
+    runtime = importlib.util.find_spec("onnxruntime") and importlib.import_module("onnxruntime")
     loss, z, y = made(name, classification)
     if name == "task loss with options":
         loss = loss.with_options(label_smoothing=0)  # which PyTorch's translation of its own cross-entropy leaves out
@@ -120,10 +120,38 @@ def test_onnx_gives_the_same_values(name, classification, tmp_path):
     torch.onnx.export(loss, (z, y), tmp_path / "loss.onnx", dynamo=True, dynamic_shapes=shapes, verbose=False)
     model = onnx.load(tmp_path / "loss.onnx")
     names = [given.name for given in model.graph.input]
+    run = [ReferenceEvaluator(model).run]
+    if runtime:
+        run.append(runtime.InferenceSession(tmp_path / "loss.onnx", providers=["CPUExecutionProvider"]).run)
     for size in (6, 11):
         _, z, y = made(name, classification, size, 3)
-        (got,) = ReferenceEvaluator(model).run(None, dict(zip(names, (z.numpy(), y.numpy()), strict=True)))
-        close(torch.tensor(got), loss(z, y))
+        for engine in run:
+            (got,) = engine(None, dict(zip(names, (z.numpy(), y.numpy()), strict=True)))
+            close(torch.tensor(got), loss(z, y))
+
+
+@pytest.mark.skipif(not onnx_is_there, reason="onnx and onnxscript are not installed")
+@pytest.mark.filterwarnings("ignore:no learned loss")
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_a_found_loss_goes_to_onnx(task, tmp_path):
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    x = torch.randn(48, 4, generator=generator(0))
+    y = {"binary": x[:, 0] > 0, "multiclass": torch.arange(48) % 3, "regression": x[:, :1]}[task]
+    model = torch.nn.Linear(4, 3 if task == "multiclass" else 1)
+    budget = "smoke+generations=1+rejection_steps=5+test_steps=6+fitness_steps=3"
+    found = ec.search_loss(model, (x[:32], y[:32]), (x[32:], y[32:]), task, budget=budget, progress=False, starts=1)
+    z, batch = model(x).detach(), torch.export.Dim("batch")
+    y = y.float()[:, None] if task == "binary" else y
+    for number, leader in enumerate(found.leaders[:3]):
+        path = tmp_path / f"{number}.onnx"
+        torch.onnx.export(
+            leader.loss, (z, y), path, dynamo=True, dynamic_shapes=({0: batch}, {0: batch}), verbose=False
+        )
+        names = [given.name for given in onnx.load(path).graph.input]
+        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for rows in (slice(48), slice(7)):
+            (got,) = session.run(None, dict(zip(names, (z[rows].numpy(), y[rows].numpy()), strict=True)))
+            close(torch.tensor(got), leader.loss(z[rows], y[rows]))
 
 
 @every_loss
