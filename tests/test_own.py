@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -17,6 +18,7 @@ from evomal_core.experiments import run as cells
 from evomal_core.own import optimisers
 from evomal_core.own.adapt import Shapes
 from evomal_core.own.data import read
+from evomal_core.own.setup import settle
 
 TINY = "smoke+generations=1+rejection_steps=5+test_steps=6+fitness_steps=3"
 N = 48
@@ -51,6 +53,34 @@ class Recurrent(nn.Module):
 
     def forward(self, x):
         return self.out(self.layer(self.embedding(x))[0][:, -1])
+
+
+class Padded(nn.Module):
+    """The mean of the tokens that are no padding, or a tag for each token."""
+
+    def __init__(self, tags: bool):
+        super().__init__()
+        self.embedding, self.tags = nn.Embedding(9, 4, padding_idx=0), tags
+        self.layer = nn.LSTM(4, 5, batch_first=True) if tags else nn.Linear(4, 5)
+        self.out = nn.Linear(5, 3)
+
+    def forward(self, x):
+        if self.tags:
+            return self.out(self.layer(self.embedding(x))[0])  # (B, T, 3)
+        there = (x != 0).sum(1, keepdim=True).clamp_min(1)
+        return self.out(torch.tanh(self.layer(self.embedding(x).sum(1) / there)))
+
+
+class Within(nn.Module):
+    """A model with float32 weights and outputs of another type."""
+
+    def __init__(self, dtype, autocast=False):
+        super().__init__()
+        self.inner, self.dtype, self.autocast = nn.Linear(4, 3), dtype, autocast
+
+    def forward(self, x):
+        with torch.autocast("cpu", self.dtype, self.autocast):
+            return self.inner(x).to(self.dtype)
 
 
 class Attention(nn.Module):
@@ -98,6 +128,9 @@ def normalised(kind):
 X, CLASSES, VALUES = drawn(N, 4), torch.arange(N) % 3, drawn(N, 1, seed=2)
 IMAGES, MASKS = drawn(N, 2, 4, 4), (drawn(N, 4, 4, seed=3) > 0).long()
 MASKED = MASKS.masked_fill(drawn(N, 4, 4, seed=4) > 1, 255)
+PADDED = tokens(N, 6).clamp_min(1) * (torch.arange(6) < 1 + torch.arange(N)[:, None] % 6)  # 0 behind the end
+TAGS = (PADDED % 3).masked_fill(PADDED == 0, -100)
+HALF, BRAIN = torch.float16, torch.bfloat16
 mlp, wide = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), nn.Linear(4, 1)
 
 
@@ -165,6 +198,23 @@ SETUPS = {
         "multiclass",
         {},
     ),
+    "padded tokens, their mean": (Padded(tags=False), halves(PADDED, CLASSES), "multiclass", {}),
+    "a tag for each token, padding ignored": (
+        Padded(tags=True),
+        halves(PADDED, TAGS),
+        "multiclass",
+        {"ignore_index": -100},
+    ),
+    "float16 inputs": (mlp, halves(X.half(), CLASSES), "multiclass", {}),
+    "bfloat16 values": (wide, halves(X.bfloat16(), VALUES.bfloat16()), "regression", {}),
+    "float16 outputs": (Within(HALF), halves(X, CLASSES), "multiclass", {}),
+    "autocast inside": (Within(BRAIN, autocast=True), halves(X, CLASSES), "multiclass", {}),
+    "float16 weights of classes": (
+        mlp,
+        halves(X, CLASSES),
+        "multiclass",
+        {"task_loss": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], dtype=HALF))},
+    ),
     "several labels, one logit each": (nn.Linear(4, 5), halves(X, drawn(N, 5) > 0), "binary", {}),
     "an autoencoder": (
         nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 4)),
@@ -214,7 +264,8 @@ def test_a_set_up_ends_in_a_loss_that_trains_the_users_model(name):
         try:
             value = loss(outputs, y)
         except (ValueError, RuntimeError):
-            assert name == "classes in the last dimension" and loss is found.loss  # PyTorch's takes them second
+            last = name in ("classes in the last dimension", "a tag for each token, padding ignored")
+            assert last and loss is found.loss  # PyTorch's takes them second
             continue
         assert value.ndim == 0
         user.zero_grad()
@@ -243,6 +294,14 @@ REFUSED = {
     "shapes of values": (wide, halves(X, drawn(N, 2)), "regression", "of the outputs' shape"),
     "a task's name": (mlp, halves(X, CLASSES), "multi-class", "Did you mean 'multiclass'"),
     "half precision": (copy.deepcopy(mlp).half(), halves(X, CLASSES), "multiclass", "autocast"),
+    "brain floats": (copy.deepcopy(mlp).bfloat16(), halves(X.bfloat16(), CLASSES), "multiclass", "autocast"),
+    "half of the model": (
+        nn.Sequential(nn.Linear(4, 6).half(), nn.Linear(6, 3)),
+        halves(X, CLASSES),
+        "multiclass",
+        "weights must be of one type",
+    ),
+    "values too large for float16": (wide, halves(X, (1e5 * VALUES).half()), "regression", "train y must be finite"),
     "lazy layers": (nn.LazyLinear(3), halves(X, CLASSES), "multiclass", "run the model once"),
     "no weights": (nn.Flatten(), halves(drawn(N, 3), CLASSES), "multiclass", "weights"),
     "several outputs": (nn.LSTM(4, 3), halves(X, CLASSES), "multiclass", "forward=lambda"),
@@ -340,6 +399,39 @@ def test_a_training_follows_the_schedule_and_the_rates_of_its_groups():
     assert float(1 - after[0][0]) == pytest.approx(2 * float(1 - after[1][0]), rel=0.1)  # twice the rate
     stepper.step()
     assert all(torch.equal(w.detach(), b) for w, b in zip(weights, after, strict=True))
+
+
+def test_padding_stays_zero_and_changes_no_meta_gradient():
+    parts = {name: read(part, name) for name, part in zip(("train", "validation"), halves(PADDED, TAGS), strict=True)}
+    model, config = Padded(tags=True).double(), Config(dtype="float64", batch_size=8, base_learning_rate=0.5)
+    own = settle(
+        model, parts, "multiclass", config, metric=None, task_loss=None, optimiser=None, keep=False, forward=None,
+        ignore_index=-100, device=torch.device("cpu"),
+    )  # fmt: skip
+    task, base = own.problem.task, own.problem.model
+    base.initialisation(base, torch.Generator().manual_seed(1))
+    assert not base.inner.embedding.weight[0].any() and base.inner.embedding.weight[1].all()
+    ((rows, y), (other, z)), usual = (task.train, task.validation), nn.CrossEntropyLoss()
+    loss = ec.losses.MetaLoss("mul(-1, mul(y, log(f)))", torch.full((5,), 1.1).double(), classification=True)
+    batches = (rows, task.targets(y)), (other, task.targets(z))
+
+    def value(weights):
+        twin = copy.deepcopy(base)
+        sgd = torch.optim.SGD(twin.parameters(), **config.sgd)
+        with torch.no_grad():
+            loss.weights.copy_(weights)
+        loss(twin(rows), batches[0][1]).backward()
+        sgd.step()
+        assert not twin.inner.embedding.weight[0].any()
+        return float(usual(twin(other), batches[1][1]).detach())
+
+    for engine in ("auto", "higher"):
+        (got,) = ec.meta_gradient(loss, base, *batches, usual, replace(config, engine=engine))
+        at, h = loss.weights.detach().clone(), 1e-5
+        for k in range(5):
+            unit = torch.zeros(5).double().index_fill_(0, torch.tensor([k]), h)
+            assert float(got[k]) == pytest.approx((value(at + unit) - value(at - unit)) / (2 * h), rel=1e-5, abs=1e-9)
+        value(at)
 
 
 def test_shapes_go_there_and_back():

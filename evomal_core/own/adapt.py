@@ -113,11 +113,13 @@ class Adapted(nn.Module):
         super().__init__()
         self.inner, self.store, self.shapes, self.call = model, store, shapes, forward
         self.initialisation = weights.kept(model) if kept else weights.drawn(model)
+        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         self.recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
 
     def forward(self, rows: Tensor) -> Tensor:
         with plain_recurrent() if self.recurrent else contextlib.nullcontext():
             z = run(self.inner, self.store.inputs(rows), self.call)
+        z = z.to(self.dtype)  # of a model with autocast or a cast inside
         return self.shapes.outputs(z, self.store.y.index_select(0, rows))
 
 

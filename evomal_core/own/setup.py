@@ -99,7 +99,7 @@ def settle(
         base = Adapted(model, store, shapes, forward, keep)
         if maker:
             base.initialisation = weights.made(maker)
-    made.task_loss.to(device)
+    made.task_loss.to(device, dtype)
     check(any(p.requires_grad for p in model.parameters()), "the model", "one with weights to train", "none")
     problem = Problem(made, base, config, optimiser)
     return Own(problem, shapes, own_loss, _trivial(made, shapes, parts, judged), judged, tuple(notes))
