@@ -44,9 +44,11 @@ def fig4(records: report.Records) -> Answer:
             part = table[(table["other"] == other) & (table["at"] == point)]
             found = [f"{row.task} {report.number(row.difference, '+')} ({row.verdict})" for row in part.itertuples()]
             if found:
-                meaning.append(f"EvoMAL's fitness minus that of {other} at {words}: {_and(found)}.")
+                text = f"EvoMAL's fitness minus that of {other} at {words}: {_and(found)}."
+                meaning.append(text.replace(" -", " −"))
     meaning.append(
-        "Verdicts are given at the full budget alone; 2 of 8 generations, as the quick budget has them, are not the claim."
+        "The lower the fitness, the better. *Open* means that the 95 % interval of the mean difference has 0 in it, or that "
+        "there are fewer than three seeds. Only records at the full budget get a verdict."
     )
     figure = plots.fitness_curve(full, ["generation"])
     alt = f"Best fitness so far against the generation, at the full budget, a thin line a seed. {sentence}"
