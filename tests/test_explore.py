@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import shutil
+import time
 from pathlib import Path
 
 import browser
@@ -250,8 +252,16 @@ def test_committed_pictures_have_a_text_and_no_widget_that_is_gone():
 
 
 @pytest.mark.skipif(browser.executable() is None, reason="there is no Chromium or Chrome")
-def test_in_jupyterlab_a_weight_is_dragged_and_the_curve_moves(tmp_path):
+def test_in_jupyterlab_a_weight_is_dragged_and_a_search_is_stopped_and_resumed(tmp_path):
     path = Path(shutil.copy(NOTEBOOK, tmp_path))
+    notebook = nbformat.read(path, as_version=4)
+    live = next(number for number, cell in enumerate(notebook.cells) if "= live_search(" in cell.source)
+    source = notebook.cells[live].source
+    notebook.cells[live].source = source.replace(
+        '"quick"', '"quick+generations=500"'
+    )  # it is under way when it is stopped
+    assert notebook.cells[live].source != source
+    nbformat.write(notebook, path)
     of_code = f"{browser.NOTEBOOK}.content.widgets.filter(c => c.model.type === 'code')"
     pictures = "[...document.querySelectorAll('.widget-html-content img')].map(i => [i.alt, i.src])"
     with browser.lab(path, {"PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}"}) as page:
@@ -266,6 +276,12 @@ def test_in_jupyterlab_a_weight_is_dragged_and_the_curve_moves(tmp_path):
         slider = ".widget-hslider:nth-of-type(4)"
         browser.wait("the sliders are there", lambda: page.value(f"!!document.querySelector('{slider} .noUi-handle')"))
         readout = f"document.querySelector('{slider} .widget-readout').textContent"
+
+        def still() -> bool:
+            seen = page.value(pictures)
+            time.sleep(3)
+            return page.value(pictures) == seen
+
         before, weight = dict(page.value(pictures)), page.value(readout)
         page.screenshot(tmp_path / "before.png")
         page.drag(f"{slider} .noUi-handle", -30)
@@ -273,4 +289,37 @@ def test_in_jupyterlab_a_weight_is_dragged_and_the_curve_moves(tmp_path):
         browser.wait("the curve moves", lambda: curve(dict(page.value(pictures))) != curve(before), 60)
         assert float(page.value(readout)) < float(weight) - 0.5
         browser.wait("the formula follows", lambda: page.value("document.body.textContent.includes('weights moved')"))
+        browser.wait("all moves of the drag are drawn", still)
         page.screenshot(tmp_path / "after.png")
+
+        page.value(f"void {browser.NOTEBOOK}.content.scrollToItem({live})")
+        texts = "[...document.querySelectorAll('.widget-html-content')].map(e => e.textContent)"
+        button = "document.querySelector('button[title=\"{}\"]')"
+        stop, resume = button.format("after this generation"), button.format("from the last generation")
+        disabled = f"[{stop}.disabled, {resume}.disabled]"
+
+        def done(state: str) -> int | None:
+            """The generations that are done, where the search says that it is in this state."""
+            found = [
+                re.match(rf"The search {state}.*: (\d+) of 500 generations, best", text) for text in page.value(texts)
+            ]
+            return next((int(match[1]) for match in found if match), None)
+
+        browser.wait("the live search is there", lambda: page.value(f"!!{stop} && !{stop}.disabled"))
+        browser.wait("a generation is done", lambda: done("is running"), 300)
+        browser.wait("Stop can be clicked alone", lambda: page.value(disabled) == [False, True])
+        page.value(f"{stop}.scrollIntoView({{block: 'start'}})")
+        page.click("button[title='after this generation']")
+        first = browser.wait("the search has stopped", lambda: done("has stopped, and can be resumed"), 300)
+        browser.wait("the buttons follow", lambda: page.value(disabled) == [True, False])
+        shown = [alt for alt, _ in page.value(pictures) if "of a search on digits, with the baseline" in alt]
+        words = next(text for text in page.value(texts) if text.startswith("The search has stopped"))
+        assert shown[-1].endswith(words) and "best fitness 0." in words and "baseline 0." in words
+        page.screenshot(tmp_path / "stopped.png")
+        page.click("button[title='from the last generation']")
+        browser.wait("the search goes on", lambda: (done("is running") or 0) > first, 300)
+        browser.wait("Stop can be clicked again", lambda: page.value(disabled) == [False, True])
+        page.click("button[title='after this generation']")
+        assert (
+            browser.wait("the search has stopped again", lambda: done("has stopped, and can be resumed"), 300) > first
+        )

@@ -146,7 +146,7 @@ class LiveView:
         self.search = search
         self.curve, self.said = ipywidgets.HTML(), ipywidgets.HTML()
         self.stop_button = ipywidgets.Button(description="Stop", icon="stop", tooltip="after this generation")
-        self.resume_button = ipywidgets.Button(description="Resume", icon="play")
+        self.resume_button = ipywidgets.Button(description="Resume", icon="play", tooltip="from the last generation")
         self.stop_button.on_click(lambda _: self.stop())
         self.resume_button.on_click(lambda _: self.resume())
         buttons = ipywidgets.HBox([self.stop_button, self.resume_button])
