@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import evomal_core as ec
 from evomal_core import Config, machine
-from evomal_core.experiments import run as cells
 from evomal_core.own import optimisers
 from evomal_core.own.adapt import Shapes
 from evomal_core.own.data import read
@@ -484,7 +483,6 @@ def test_a_callback_a_time_limit_and_an_interrupt_end_a_search_with_the_best_so_
 
 
 def test_threads_are_those_of_the_models_size_and_are_put_back(monkeypatch):
-    assert machine.LARGE_MODEL == cells.LARGE_MODEL  # one rule for both
     many, seen = torch.get_num_threads() + 1, []
 
     def look(progress):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -12,14 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import pandas
-import torch
 
-from .. import files, portable, streams
+from .. import files, streams
 from ..checks import NUMBER, check, check_choice, check_fields
 from ..config import NOT_IDENTITY, Config
 from ..losses import loss_from_json
 from ..losses.elementwise import in_file
-from ..machine import environment, since
+from ..machine import environment, since, threads
 from ..models import build_model
 from ..registry import METHODS
 from ..search import SearchState, search
@@ -31,7 +29,6 @@ from ..training.acceleration import accelerated, enabled
 from . import contests, store
 from .cell import Cell
 
-LARGE_MODEL = 5_000_000  # parameters from which a model is worth all cores
 Say = Callable[[str], None]
 
 
@@ -165,17 +162,10 @@ def prepared(cell: Cell, where, numerics: dict, task=None):
     task = task or load_task(cell.dataset, cell.protocol, data_dir, device, config.dtype)
     config = replace(config, **numerics)
     problem = Problem(task, build_model(cell.model, task, cell.protocol), config)
-    large = sum(p.numel() for p in problem.model.parameters()) > LARGE_MODEL and not portable.enabled()
-    threads = numerics.get("threads") or ((os.cpu_count() or 1) if large else 1)
-    config = replace(config, threads=threads)
-    stacked = accelerated("copies")
-    config = replace(config, copies=stacked(config, problem) if stacked else 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield problem, config
-    finally:
-        torch.set_num_threads(before)
+    with threads(problem.model, numerics.get("threads")) as count:
+        config = replace(config, threads=count)
+        stacked = accelerated("copies")
+        yield problem, replace(config, copies=stacked(config, problem) if stacked else 1)
 
 
 def _search(cell: Cell, problem: Problem, config: Config, folder: Path, say: Say) -> dict:
