@@ -11,6 +11,8 @@ import pytest
 
 import evomal_core as ec
 from evomal_core import files
+from evomal_core.experiments import run as run_module
+from evomal_core.experiments import store
 from evomal_core.training import trial
 
 CELL = ec.Cell("diabetes", "logistic", "evomal", 1, "smoke+generations=4+test_steps=150")
@@ -34,6 +36,40 @@ def strays(folder: Path) -> list[str]:
     """Files of a run that should not be there when it is done."""
     names = {"record.json", "loss.json", "history.csv"}
     return [str(p) for p in folder.rglob("*") if p.is_file() and p.name not in names and p.parent.name != "tests"]
+
+
+# --- a kill behind the last record ---
+
+
+def test_what_a_kill_behind_the_last_record_left_goes_unless_another_works_there(undisturbed, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "_tidy", killed)
+        with pytest.raises(Killed):
+            ec.run_cell(CELL, results_dir=tmp_path, **HERE)
+    run = ec.find_run(CELL, tmp_path)
+    assert len(strays(tmp_path)) == 1 and len(list(tmp_path.rglob("*.safetensors"))) == 1
+    with files.locked(run.path / ".lock"):  # as one that searches anew
+        assert comparable(ec.run_cell(CELL, results_dir=tmp_path, **HERE)) == undisturbed
+        assert (run.path / "checkpoint.json").exists() and not list(tmp_path.rglob("*.safetensors"))
+    assert comparable(ec.run_cell(CELL, results_dir=tmp_path, **HERE)) == undisturbed
+    assert not strays(tmp_path)
+
+
+def test_a_kill_between_a_test_and_its_record_loses_no_step(undisturbed, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_test", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ec.run_cell(CELL, results_dir=tmp_path, **HERE)
+    with monkeypatch.context() as patch:
+        patch.setattr(ec.training.Problem, "batch", None)
+        run = ec.run_cell(CELL, results_dir=tmp_path, **HERE)
+    assert comparable(run) == undisturbed and not strays(tmp_path)
 
 
 # --- a full disk ---

@@ -134,7 +134,12 @@ def test_a_stopped_trial_ends_as_if_never_stopped(kind, after, tmp_path, monkeyp
             got = run_trial(losses(3), problem, config, 1, TRIAL, path)
     assert calls[0] + 10_000 <= 120 - 25 * (after // 25 - (after > 60)) + 25  # it did not begin anew
     assert numbers(got) == numbers(want)
-    assert not path.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Problem, "batch", None)
+        assert numbers(run_trial(losses(3), problem, config, 1, TRIAL, path)) == numbers(want), "it is kept"
+    path.unlink()
+    (kept,) = run_trial(losses(1), problem, config, 1, dataclasses.replace(TRIAL, starts=1, keep_models=True), path)
+    assert kept[0].model is not None and not path.exists(), "models are not"
 
 
 def test_a_trial_lists_all_that_it_was_computed_with(tmp_path, monkeypatch):
@@ -157,6 +162,7 @@ def test_a_trial_lists_all_that_it_was_computed_with(tmp_path, monkeypatch):
     run_trial(losses(3), problem, CONFIG, 1, TRIAL, path, listed)
     assert [entry["threads"] for entry in listed] == [1, 2]
     assert (listed[0]["start"], listed[0]["step"]) == (0, 0) and listed[1]["start"] + listed[1]["step"] > 0
+    path.unlink()
     alone = [{"threads": 1}]
     run_trial(losses(3), problem, CONFIG, 1, TRIAL, path, alone)
     assert alone == [{"start": 0, "step": 0, "threads": 1}]
@@ -166,6 +172,7 @@ def test_a_checkpoint_of_another_trial_is_refused_and_unharmed(tmp_path, monkeyp
     monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", 0.0)
     path, problem = tmp_path / "trial.safetensors", (image_task(), chain())
     run_trial(losses(1), problem, CONFIG, 1, TRIAL, path)
+    path.unlink()
     kept = trial.Checkpoint(path, [2, repr(TRIAL)], TRIAL)
     kept.finish([trial.Outcome({"validation": 0.5})])
     before = path.read_bytes()

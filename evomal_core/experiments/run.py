@@ -5,7 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -84,6 +84,7 @@ def run_cell(
     check_choice("force", force, (False, True, "resume"))
     cell = cell.with_overrides(overrides)
     if not force and (run := find_run(cell, results_dir)):
+        _tidy(run.path, cell)
         return run
     numerics = {"engine": engine, "copies": copies, "channels_last": channels_last}
     numerics |= {"threads": threads} if threads else {}
@@ -126,12 +127,30 @@ def run_cell(
                     if made and old:
                         store.replace_search(folder, made)
                     store.write_test(folder, cell, test)
-                checkpoint.unlink(missing_ok=True)
         elif made and old:
             store.replace_search(folder, made)
-        if made or not (folder / ".lock").exists():  # else another process searches here anew
-            (folder / "checkpoint.json").unlink(missing_ok=True)
+    _tidy(folder, cell)
     return find_run(cell, results_dir)
+
+
+class _Busy(Exception):
+    """Another process works there."""
+
+
+def _tidy(folder: Path, cell: Cell) -> None:
+    """Remove checkpoints that have become records, and those that a process left when it was killed before it could.
+
+    Those of a process that searches or tests anew stay, and so do those in a folder that cannot be written.
+    """
+
+    def busy() -> None:
+        raise _Busy
+
+    trial = store.trial_checkpoint(folder, cell)
+    for left, lock in ((folder / "checkpoint.json", folder / ".lock"), (trial, trial.with_suffix(".lock"))):
+        if left.exists():
+            with suppress(_Busy, OSError, files.RecordError), files.locked(lock, busy):
+                left.unlink(missing_ok=True)
 
 
 def harmless(progress: Say | None) -> Say:

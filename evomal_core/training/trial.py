@@ -114,8 +114,8 @@ def run_trial(
 
     Args:
         problem: a `Problem`, or a pair (task, model).
-        checkpoint: a file from which a killed trial goes on, and which is gone at the end. It is written about once a
-            minute; results do not depend on it.
+        checkpoint: a file from which a killed trial goes on. It is written about once a minute and at the end; results do
+            not depend on it. Whoever keeps the outcomes removes it then, so that a kill in between loses nothing.
         provenance: takes what the trial was computed with, and from which start and step on; on entry, one object, what it
             is computed with now. There is one entry, unless the checkpoint is of another machine, code or setting.
 
@@ -148,8 +148,8 @@ def run_trial(
             check({*map(len, done)} <= {len(losses)}, "outcomes of a start", f"{len(losses)}", [len(o) for o in done])
         for start in range(len(done), trial.starts):
             done.append(_from_one_start(losses, problem, config, seed, trial.of_start(start), kept))
-        if kept:
-            kept.path.unlink(missing_ok=True)
+        if kept and trial.keep_models:
+            kept.path.unlink(missing_ok=True)  # it has no models
         return [list(outcomes) for outcomes in zip(*done, strict=True)]
 
 
