@@ -4,8 +4,17 @@ import difflib
 import math
 from typing import Any
 
+import numpy as np
+
 NUMBER, NONE = (int, float), type(None)  # of `check_fields`
 MAYBE = (*NUMBER, NONE)
+
+
+def native(value):
+    """A NumPy scalar as the Python number that it is; tuples and lists of them likewise, anything else as it is."""
+    if type(value) in (tuple, list):
+        return type(value)(map(native, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_choice(kind: str, value: Any, choices) -> Any:

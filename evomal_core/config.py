@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from .checks import check, check_choice
+from .checks import check, check_choice, native
 from .registry import DATASETS
 
 ENGINES = ("auto", "jvp", "gram", "higher")  # of the meta-gradient
@@ -228,7 +228,8 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            name, value, kind = f"Config.{field.name}", getattr(self, field.name), type(field.default)
+            name, value, kind = f"Config.{field.name}", native(getattr(self, field.name)), type(field.default)
+            object.__setattr__(self, field.name, value)
             if (type(value), kind) in ((int, float), (list, tuple)):
                 with contextlib.suppress(OverflowError):  # a whole number beyond all floats is refused below
                     value = kind(value)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+import evomal_core as ec
 from evomal_core import BUDGETS, Cell, Config, Protocol, streams
 from evomal_core.checks import check_choice
 from evomal_core.config import SWITCHES, as_switch, parse_override
@@ -416,3 +419,23 @@ def test_streams_are_those_of_earlier_versions():
     want = [int(SeedSequence([0, k]).generate_state(1, "uint64")[0] >> 1) % 10**6 for k in range(3)]
     want.append(int(SeedSequence([3, 1, 1, 2, 3]).generate_state(1, "uint64")[0] >> 1) % 10**6)
     assert got == want
+
+
+def test_numpy_scalars_are_numbers():
+    """What comes out of an array or a table, and its record's JSON is that of Python's numbers."""
+    config = ec.Config(
+        base_learning_rate=np.float64(0.5),
+        population=np.int64(3),
+        test_milestones=[np.int64(3)],
+        elitism=np.bool_(False),
+    )
+    assert config == ec.Config(base_learning_rate=0.5, population=3, test_milestones=(3,), elitism=False)
+    assert json.loads(json.dumps(dataclasses.asdict(config)))["test_milestones"] == [3]
+    cell = ec.Cell("diabetes", "mlp", "evomal", np.int64(3)).with_overrides({"generations": np.int32(4)})
+    assert cell == ec.Cell("diabetes", "mlp", "evomal", 3, "quick+generations=4") and type(cell.seed) is int
+    trial = ec.Trial("test", np.int64(5), (np.int64(1),), np.float64(0.5))
+    assert repr(trial) == repr(ec.Trial("test", 5, (1,), 0.5))
+    with pytest.raises(ValueError, match="population must be int, got 2.5"):
+        ec.Config(population=np.float64(2.5))
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        ec.Cell("diabetes", "mlp", "evomal", np.float64(1.0))

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
-from ..checks import check, check_choice
+from ..checks import check, check_choice, native
 from ..config import SWITCHES, TESTING, Config, Protocol, as_switch, parse_override
 from ..registry import DATASETS, METHODS, MODELS
 
@@ -38,6 +38,7 @@ class Cell:
         check_choice("data set", self.dataset, DATASETS)
         check_choice("model", self.model, MODELS)
         check_choice("method", self.method, METHODS)
+        object.__setattr__(self, "seed", native(self.seed))
         whole = type(self.seed) is int and self.seed >= 0
         check(whole, "seed", "a whole number, 0 or more", repr(self.seed))
         object.__setattr__(self, "protocol", str(Protocol.parse(self.protocol)))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .. import files, machine, streams
-from ..checks import check, check_choice
+from ..checks import check, check_choice, native
 from ..config import Config
 from ..losses import MetaLoss
 from ..losses.handcrafted import task_loss as usual_loss
@@ -110,6 +110,7 @@ def search_loss(
         ValueError: names what was expected and what came, before anything is computed.
     """
     check_choice("init", init, ("fresh", "keep"))
+    starts, seed, timeout = map(native, (starts, seed, timeout))
     check(type(starts) is int and starts > 0, "starts", "a whole number, at least 1", repr(starts))
     check(type(seed) is int and seed >= 0, "seed", "a whole number, 0 or more", repr(seed))
     check(timeout is None or timeout > 0, "timeout", "positive seconds, or None", repr(timeout))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .. import streams
-from ..checks import check, check_choice
+from ..checks import check, check_choice, native
 from ..config import Config
 from ..registry import METHODS, Work
 from ..training.problem import problems_of
@@ -58,6 +58,7 @@ def search(
     """
     check_choice("method", method, METHODS)
     check(isinstance(config, Config), "config", "a Config", type(config).__name__)
+    seed = native(seed)
     check(type(seed) is int and seed >= 0, "seed", "a whole number, 0 or more", repr(seed))
     row = METHODS[method]
     state = row.state() if state is None else state

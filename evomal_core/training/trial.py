@@ -12,14 +12,14 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from .. import files, streams
-from ..checks import check, check_choice
+from ..checks import check, check_choice, native
 from ..config import Config
 from ..losses import Loss
 from ..machine import since
@@ -63,6 +63,10 @@ class Trial:
     stop: str = "end"
     starts: int = 1
     keep_models: bool = False
+
+    def __post_init__(self):
+        for each in fields(self):
+            object.__setattr__(self, each.name, native(getattr(self, each.name)))
 
     def of_start(self, start: int) -> "Trial":
         """The trial of one of the starts alone."""
