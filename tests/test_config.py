@@ -435,7 +435,7 @@ def test_numpy_scalars_are_numbers():
     assert cell == ec.Cell("diabetes", "mlp", "evomal", 3, "quick+generations=4") and type(cell.seed) is int
     trial = ec.Trial("test", np.int64(5), (np.int64(1),), np.float64(0.5))
     assert repr(trial) == repr(ec.Trial("test", 5, (1,), 0.5))
-    with pytest.raises(ValueError, match="population must be int, got 2.5"):
+    with pytest.raises(ValueError, match=r"population must be int, got 2\.5"):
         ec.Config(population=np.float64(2.5))
     with pytest.raises(ValueError, match="seed must be a whole number"):
         ec.Cell("diabetes", "mlp", "evomal", np.float64(1.0))

@@ -323,8 +323,11 @@ def test_an_interrupted_contest_is_held_to_its_digest_and_goes_on(held, tmp_path
     with pytest.raises(ec.RecordError, match="digest"):
         ec.run_cell(SMOKE, results_dir=tmp_path, **HERE)
     file.write_text(json.dumps(files.sealed(half)))
+    left = file.with_name(f".{file.name}.{'0' * 32}")  # of a process that was killed while it wrote
+    left.write_text("{")
     again = ec.run_cell(SMOKE, results_dir=tmp_path, **HERE)
     assert again.data["loss"] == run.data["loss"] and again.test_metric == run.test_metric
+    assert not left.exists()
     whole = json.loads(file.read_text())
     assert [entry["round"] for entry in whole["provenance"]] == [0] and whole["provenance"] == data["provenance"]
     assert whole["contest"]["results"] == data["contest"]["results"] and whole["winner"] == data["winner"]

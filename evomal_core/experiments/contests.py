@@ -39,6 +39,7 @@ def selected(cell: Cell, found: dict, folder: Path, prepare: Callable, begin: Ca
     path = folder / "contests" / f"{home.selected}.json"
     waiting = lambda: say(f"{home}: another process or thread holds its contest; waiting")  # noqa: E731
     with files.locked(path.with_suffix(".lock"), waiting):
+        files.remove_leftovers(path)
         record = None if force else _read(path, found, home)
         if record is None or not record["winner"]:
             record = _held(record, home, path, found, prepare, begin, say)
