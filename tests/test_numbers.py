@@ -132,11 +132,12 @@ def test_a_wrong_derivative_is_noticed(monkeypatch):
     """A factor of 1 % in one second derivative is more than rounding."""
 
     def wrong(xp, x):
-        first, second = primitives.PRIMITIVES["clamp"]["tanh"].derivatives(xp, x)
-        return first, 1.01 * second
+        t = xp.tanh(x)
+        d = 1 - t * t
+        return d, -2.02 * t * d
 
-    row = replace(primitives.PRIMITIVES["abs"]["tanh"], derivatives=wrong)
-    monkeypatch.setitem(primitives.PRIMITIVES["abs"], "tanh", row)
+    for rows in primitives.PRIMITIVES.values():
+        monkeypatch.setitem(rows, "tanh", replace(rows["tanh"], derivatives=wrong))
     tape.program.cache_clear()
-    assert extremes.run(60, seed=1)["trees"]["differ"]
+    assert extremes.run(150, seed=1)["trees"]["differ"] >= 3
     tape.program.cache_clear()
