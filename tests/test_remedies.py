@@ -291,13 +291,17 @@ def changed_contests(data: dict) -> dict[str, dict]:
     }
 
 
-def test_a_contest_that_cannot_be_is_refused_even_with_its_digest(held, tmp_path):
-    run = held[1]
-    path = store.folder_of(SMOKE, tmp_path)
+def a_search_with_a_contest(run: ec.Run, folder) -> tuple:
+    """(where the contest of a copy of this search is looked for, what the run's own contest holds)"""
+    path = store.folder_of(SMOKE, folder)
     (path / "contests").mkdir(parents=True)
     (path / "record.json").write_bytes((run.path / "record.json").read_bytes())
     file = path / "contests" / "halving+test_steps=40.json"
-    contest = json.loads((run.path / "contests" / file.name).read_text())
+    return file, json.loads((run.path / "contests" / file.name).read_text())
+
+
+def test_a_contest_that_cannot_be_is_refused_even_with_its_digest(held, tmp_path):
+    file, contest = a_search_with_a_contest(held[1], tmp_path)
     for wrong, data in changed_contests(contest).items():
         for content in (data, files.sealed({name: value for name, value in data.items() if name != "digest"})):
             text = json.dumps(content)
@@ -309,17 +313,13 @@ def test_a_contest_that_cannot_be_is_refused_even_with_its_digest(held, tmp_path
 
 def test_an_interrupted_contest_is_held_to_its_digest_and_goes_on(held, tmp_path):
     run = held[1]
-    path = store.folder_of(SMOKE, tmp_path)
-    (path / "contests").mkdir(parents=True)
-    (path / "record.json").write_bytes((run.path / "record.json").read_bytes())
-    file = path / "contests" / "halving+test_steps=40.json"
-    data = json.loads((run.path / "contests" / file.name).read_text())
+    file, data = a_search_with_a_contest(run, tmp_path)
     del data["digest"]
     file.write_text(json.dumps(data))  # the first finished ones have no digest
     assert ec.run_cell(SMOKE, results_dir=tmp_path, **HERE).data["selection"] == run.data["selection"]
     half = data | {"winner": None, "contest": data["contest"] | {"results": data["contest"]["results"][:1]}}
     file.write_text(json.dumps(half))
-    (path / "tests" / f"{SMOKE.test}.json").unlink()
+    (file.parents[1] / "tests" / f"{SMOKE.test}.json").unlink()
     with pytest.raises(ec.RecordError, match="digest"):
         ec.run_cell(SMOKE, results_dir=tmp_path, **HERE)
     file.write_text(json.dumps(files.sealed(half)))
