@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from evomal_core import Config, Task
+from evomal_core.cost_model import Hours
 from evomal_core.losses import expression
 from evomal_core.models.logistic import logistic
 from evomal_core.models.mlp import mlp
@@ -18,7 +19,7 @@ from evomal_core.training import batches, fitness, unroll
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks is no part of the installed package
 
-from benchmarks import common, everything, floor, generation, memory, meta_gradient, scaling
+from benchmarks import common, estimates, everything, floor, generation, memory, meta_gradient, scaling
 from benchmarks.naive import Naive
 from benchmarks.trees import TREES
 
@@ -203,3 +204,17 @@ def test_memory_counts_activations_and_weights(capsys):
     assert logistic["meta in lockstep"] - logistic["meta"] == pytest.approx(kept, rel=0.05)
     assert kept >= 16 * 4 * 10 / 1e6, "at least the outputs are kept"
     assert rows["mlp"]["data"] == "diabetes" and rows["mlp"]["step"] > 3 * 4 * 1_012_001 / 1e6
+
+
+def test_estimates_are_held_against_the_seconds_of_the_run(capsys, monkeypatch):
+    guesses = iter([(1.0, 2.0), (3.0, 6.0)])  # before and after the run, in seconds
+    monkeypatch.setattr(estimates.ec, "estimate", lambda *cells, **where: [Hours(*(s / 3600 for s in next(guesses)))])
+    monkeypatch.setattr(estimates, "SHORTEST", 0.0)
+    estimates.main("digits/logistic --methods random --budget smoke --json".split())
+    result = printed(capsys)
+    (row,) = result["rows"]
+    assert row["search expected"] == 2.0 and row["test expected"] == 4.0, "the mean of the two"
+    assert row["search ratio"] == pytest.approx(2.0 / row["search spent"], rel=1e-3)
+    assert {row["search ratio"], row["test ratio"]} == {result["least"], result["largest"]}
+    tried, of = row["evaluated"].split(" of ")
+    assert 0 < int(tried) <= int(of) and result["repeats"] == 1
