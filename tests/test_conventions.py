@@ -99,9 +99,22 @@ def test_a_search_counts_once_however_often_it_was_tested(written):
     assert first.test_metric == 0.9 and first.cell.protocol == "paper"
 
 
+def test_rows_of_a_small_budget_are_shown_where_a_contest_was_held(written):
+    found = conventions.trainings(written[0], written[1])
+    assert conventions.panels(found) == [("diabetes", "mlp", "quick")]
+    assert len(conventions.with_contest(found)) == len(found)
+    without = found[
+        (found["convention"] != conventions.ROBUST) | (found["error"] == math.inf)
+    ]  # a search without a loss
+    assert not len(conventions.with_contest(without)) and not conventions.panels(without)
+    full = without.assign(budget="paper")
+    assert len(conventions.with_contest(full)) == len(full)
+    assert conventions.panels(full) == [("diabetes", "mlp", "paper")]
+
+
 def test_the_figure_has_a_panel_a_task_and_shows_what_failed(written):
     found = conventions.trainings(written[0], written[1])
-    figure = conventions.figure(found, [("diabetes", "mlp"), ("boston", "mlp")], budget="quick")
+    figure = conventions.figure(found, [("diabetes", "mlp", "quick"), ("boston", "mlp", "quick")])
     first, second = figure.axes
     assert [label.get_text().split("\n")[0] for label in first.get_xticklabels()] == [
         "the",

@@ -287,10 +287,9 @@ def protocol(records: report.Records) -> Answer:
 def robust(records: report.Records) -> Answer:
     """The same losses from the search's weights and from fresh ones."""
     found = conventions.trainings(reference_dir=report.REFERENCE)
-    found = found[(found["source"] == "reference") & (found["budget"] == "paper") & (found["protocol"] == "paper")]
+    found = found[(found["source"] == "reference") & (found["protocol"] == "paper")]
+    every, found = found, found[found["budget"] == "paper"]
     mine = found.query("method == 'evomal'")
-    tested = mine[mine["convention"] == conventions.SEARCHS][["dataset", "model"]].drop_duplicates()
-    tasks = list(tested.itertuples(index=False, name=None))
 
     def against(name: str, other: str, dataset: str):
         rows = conventions.against(found, name, other)
@@ -319,7 +318,7 @@ def robust(records: report.Records) -> Answer:
         "task loss takes part ([halving.py](../evomal_core/remedies/halving.py)).",
     )
     alt = f"Test error of trainings under EvoMAL's losses by where they begin, a dot a training. {sentence}"
-    return Answer(sentence, conventions.figure(found, tasks), alt, meaning)
+    return Answer(sentence, conventions.figure(every, conventions.panels(every)), alt, meaning)
 
 
 def table1(records: report.Records) -> Answer:

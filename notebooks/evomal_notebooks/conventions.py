@@ -234,21 +234,35 @@ def against(found: pandas.DataFrame, name: str, other: str = "baseline", method:
     return pandas.DataFrame(rows, columns=[*key, *paired([0.0]), "pairs"])
 
 
+def with_contest(found: pandas.DataFrame) -> pandas.DataFrame:
+    """The trainings of the rows and budgets that say most: the full budget, and smaller ones where a contest was held."""
+    where = ["dataset", "model", "budget"]
+    held = found[found["convention"].isin((ROBUST, BOTH)) & numpy.isfinite(found["error"])][where].drop_duplicates()
+    chosen = pandas.MultiIndex.from_frame(found[where]).isin(pandas.MultiIndex.from_frame(held))
+    return found[chosen | (found["budget"] == "paper")]
+
+
+def panels(found: pandas.DataFrame, method: str = "evomal") -> list[tuple[str, str, str]]:
+    """(dataset, model, budget) of the rows whose losses were tested from the search's weights, the full budget first."""
+    found = with_contest(found)
+    mine = found[(found["method"] == method) & (found["protocol"] == "paper") & (found["convention"] == SEARCHS)]
+    rows = mine[["dataset", "model", "budget"]].drop_duplicates().itertuples(index=False, name=None)
+    return sorted(rows, key=lambda row: (row[2] != "paper", row[2], report.order((*row[:2], method, "paper", row[2]))))
+
+
 @plots.style()
-def figure(
-    found: pandas.DataFrame, tasks: Iterable[tuple[str, str]], method: str = "evomal", budget: str = "paper"
-) -> Figure:
-    """A panel for each task: a dot for each training under a method's losses, a column for each convention.
+def figure(found: pandas.DataFrame, tasks: Iterable[tuple[str, str, str]], method: str = "evomal") -> Figure:
+    """A panel for each data set, model and budget: a dot for each training under a method's losses, a column a convention.
 
     The line is the mean of the baseline from fresh weights, the band its range. A training that failed, or ended above the
     axis, is a triangle at the upper edge, with the number of them. A hollow diamond is the published mean, where budget and
     split are the same.
     """
     tasks = list(tasks)
-    drawn, axes = plots.grid(len(tasks), len(tasks), (2.9, 3.2))
-    some = found[(found["budget"] == budget) & (found["protocol"] == "paper")]
-    for axis, (dataset, model) in zip(axes, tasks, strict=False):
-        here = some[(some["dataset"] == dataset) & (some["model"] == model)]
+    drawn, axes = plots.grid(len(tasks), 3, (3.1, 3.2))
+    some = found[found["protocol"] == "paper"]
+    for axis, (dataset, model, budget) in zip(axes, tasks, strict=False):
+        here = some[(some["dataset"] == dataset) & (some["model"] == model) & (some["budget"] == budget)]
         base = here[(here["method"] == "baseline") & (here["convention"] == FRESH)]
         base = base[numpy.isfinite(base["error"]) & (base["loss_seed"] == base["start_seed"])]["error"]
         parts = dict(list(here[here["method"] == method].groupby("convention")["error"]))
@@ -266,13 +280,13 @@ def figure(
                 axis.text(x + 0.14, top, f"{outside}", va="center", color=plots.PALETTE[3], fontsize="small")
         if (mean := _published(dataset, model, method)) is not None and report.alike(dataset, "paper", budget):
             axis.plot([-0.75], [mean], "D", ms=7, mfc="white", mec="0.15", mew=1.6)
-        axis.set_title(f"{dataset}, {model}", pad=14)
+        axis.set_title(f"{dataset}, {model}, {report.BUDGET.get(budget, budget)} budget", pad=14)
         axis.set(xlim=(-1.1, max(len(parts), 1) - 0.5), ylim=(None, top))
         names = {-0.75: "published"} if report.alike(dataset, "paper", budget) else {}
         names |= {x: name.replace(" ", "\n") for x, name in enumerate(parts)}
         axis.set_xticks(list(names), list(names.values()), fontsize="small")
         axis.grid(False, axis="x")
-    axes[0].set_ylabel("test error")
+        axis.set_ylabel("test error")
     return drawn
 
 
