@@ -30,6 +30,13 @@ CONVENTIONS = {
     ("fresh", "halving", "validation"): "fresh, robust, step by validation",
 }
 SEARCHS, FRESH, STOPPED, ROBUST, BOTH = CONVENTIONS.values()
+LABELS = dict(
+    zip(
+        CONVENTIONS.values(),
+        ("search's\nweights", "fresh\nweights", "best\nstep", "fresh,\nrobust", "robust,\nbest step"),
+        strict=True,
+    )
+)
 # Convention -> that of the other method beside it, where this is not fresh weights: equals are compared
 BESIDE = {SEARCHS: SEARCHS, STOPPED: STOPPED, BOTH: STOPPED}
 ROW = ["source", "dataset", "model", "protocol", "budget", "method"]
@@ -235,11 +242,19 @@ def against(found: pandas.DataFrame, name: str, other: str = "baseline", method:
 
 
 def with_contest(found: pandas.DataFrame) -> pandas.DataFrame:
-    """The trainings of the rows and budgets that say most: the full budget, and smaller ones where a contest was held."""
-    where = ["dataset", "model", "budget"]
-    held = found[found["convention"].isin((ROBUST, BOTH)) & numpy.isfinite(found["error"])][where].drop_duplicates()
-    chosen = pandas.MultiIndex.from_frame(found[where]).isin(pandas.MultiIndex.from_frame(held))
-    return found[chosen | (found["budget"] == "paper")]
+    """The trainings at the full budget, and those of a smaller one where a contest was held.
+
+    There a method that holds contests is shown by the searches that have one, so that its columns are of equal losses.
+    """
+    where, each = ["dataset", "model", "budget"], ["method", "loss_seed"]
+    held = found[found["convention"].isin((ROBUST, BOTH)) & numpy.isfinite(found["error"])]
+
+    def among(columns: list[str]) -> pandas.Series:
+        chosen = pandas.MultiIndex.from_frame(found[columns]).isin(pandas.MultiIndex.from_frame(held[columns]))
+        return pandas.Series(chosen, found.index)
+
+    small = among(where) & (~among([*where, "method"]) | among([*where, *each]))
+    return found[small | (found["budget"] == "paper")]
 
 
 def panels(found: pandas.DataFrame, method: str = "evomal") -> list[tuple[str, str, str]]:
@@ -259,12 +274,13 @@ def figure(found: pandas.DataFrame, tasks: Iterable[tuple[str, str, str]], metho
     split are the same.
     """
     tasks = list(tasks)
-    drawn, axes = plots.grid(len(tasks), 3, (3.1, 3.2))
+    drawn, axes = plots.grid(len(tasks), 3, (3.4, 3.2))
     some = found[found["protocol"] == "paper"]
     for axis, (dataset, model, budget) in zip(axes, tasks, strict=False):
         here = some[(some["dataset"] == dataset) & (some["model"] == model) & (some["budget"] == budget)]
         base = here[(here["method"] == "baseline") & (here["convention"] == FRESH)]
-        base = base[numpy.isfinite(base["error"]) & (base["loss_seed"] == base["start_seed"])]["error"]
+        every = base[base["loss_seed"] == base["start_seed"]]["error"]
+        base = every[numpy.isfinite(every)]
         parts = dict(list(here[here["method"] == method].groupby("convention")["error"]))
         parts = {name: parts[name] for name in CONVENTIONS.values() if name in parts}
         top = _top(parts, base)
@@ -279,11 +295,15 @@ def figure(found: pandas.DataFrame, tasks: Iterable[tuple[str, str, str]], metho
                 axis.plot([x], [top], "^", ms=8, color=plots.PALETTE[3], clip_on=False)
                 axis.text(x + 0.14, top, f"{outside}", va="center", color=plots.PALETTE[3], fontsize="small")
         if (mean := _published(dataset, model, method)) is not None and report.alike(dataset, "paper", budget):
-            axis.plot([-0.75], [mean], "D", ms=7, mfc="white", mec="0.15", mew=1.6)
+            axis.plot([-1.2], [mean], "D", ms=7, mfc="white", mec="0.15", mew=1.6)
         axis.set_title(f"{dataset}, {model}, {report.BUDGET.get(budget, budget)} budget", pad=14)
-        axis.set(xlim=(-1.1, max(len(parts), 1) - 0.5), ylim=(None, top))
-        names = {-0.75: "published"} if report.alike(dataset, "paper", budget) else {}
-        names |= {x: name.replace(" ", "\n") for x, name in enumerate(parts)}
+        if lost := len(every) - len(base):
+            said = f"task loss: {lost} of {len(every)} failed"
+            axis.text(0.98, 0.98, said, transform=axis.transAxes, ha="right", va="top", fontsize="small", color="0.35")
+        comparable = report.alike(dataset, "paper", budget)
+        axis.set(xlim=(-1.8 if comparable else -0.5, max(len(parts), 1) - 0.5), ylim=(None, top))
+        names = {-1.2: "published"} if comparable else {}
+        names |= {x: LABELS[name] for x, name in enumerate(parts)}
         axis.set_xticks(list(names), list(names.values()), fontsize="small")
         axis.grid(False, axis="x")
         axis.set_ylabel("test error")
@@ -319,6 +339,28 @@ def verdicts(
                     f"{where}, from {name}: {method} − {other} {size}, {row.n} losses, {row.pairs} pairs: {row.finding}"
                 )
     return lines or ["No loss was tested beside another method from an equal start yet."]
+
+
+def small_budgets(found: pandas.DataFrame) -> str:
+    """What contests changed at budgets below the full one, a sentence for each row."""
+    found = found[found["budget"] != "paper"]
+    lines = []
+    for dataset, model, budget in panels(found):
+        mine = (found["dataset"] == dataset) & (found["model"] == model) & (found["budget"] == budget)
+        at = table(found[mine]).set_index(["method", "convention"])
+
+        def mean(method: str, convention: str, at=at) -> str:
+            row = at.loc[(method, convention)]
+            failed = f", {int(row.failed)} failed" if row.failed else ""
+            return f"{report.number(row['mean'], '', 'none')} ({int(row.trainings)} trainings{failed})"
+
+        lines.append(
+            f"On {dataset.capitalize()} at the {report.BUDGET.get(budget, budget)} budget the losses of best fitness have "
+            f"{mean('evomal', FRESH)} from fresh weights, the winners of contests "
+            f"{mean('evomal', ROBUST)}, and squared error has {mean('baseline', FRESH)}, at a tuned "
+            f"rate {mean('tuned', FRESH)}; n = {at.loc[('evomal', ROBUST), 'losses']}."
+        )
+    return " ".join(lines)
 
 
 def contests(results_dir=None, reference_dir=None) -> pandas.DataFrame:
