@@ -92,7 +92,7 @@ def total(table: pandas.DataFrame, workers: int | None = None) -> str:
     """One sentence: the expected hours of a plan, on one core and with so many workers."""
     spent, of = table["search"].sum() + table["test"].sum(), min(workers or os.cpu_count() or 1, len(table))
     at_once = f", about {hours(spent / of)} with {of} runs at once" if of > 1 else ""
-    return f"Expected on this machine: {hours(spent)} in all{at_once}. Estimates are good to a factor of 1.5."
+    return f"Expected on this machine: {hours(spent)} in all{at_once}. Most estimates are good to a factor of 1.5."
 
 
 def hours(value: float) -> str:
