@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -526,3 +527,19 @@ def test_a_figure_shows_every_start():
     left, right = found.plot().axes
     assert [label.get_text() for label in left.get_yticklabels()] == [row.name for row in reversed(found.rows)]
     assert right.get_xlabel() == "generation"
+
+
+@pytest.mark.parametrize(("wild", "metric", "noted"), [(100.0, None, True), (1.0, None, False), (100.0, "own", False)])
+def test_a_validation_target_that_rules_all_others_is_noted(wild, metric, noted):
+    def absolute(outputs, targets):
+        return (outputs - targets).abs().mean()
+
+    x, y = drawn(N, 4), drawn(N, 1, seed=1)
+    y[40] = wild  # of the validation part
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chosen = {"metric": absolute} if metric else {}
+        found = ec.search_loss(model, *halves(x, y), "regression", budget=TINY, progress=False, starts=1, **chosen)
+    told = [note for note in found.notes if note.startswith("one of 16 validation targets makes ")]
+    assert len(told) == noted and ("chooses the loss" in str(found)) == noted

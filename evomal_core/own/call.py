@@ -15,14 +15,16 @@ from ..checks import check, check_choice, native
 from ..config import Config
 from ..losses import MetaLoss
 from ..losses.handcrafted import task_loss as usual_loss
+from ..models.random_layers import seeded
 from ..remedies import halving
 from ..search import SearchState, genetic, search, tuned
 from ..search.genetic import GeneticState
 from ..search.state import Leader, claim, origin_of
 from ..tasks import find_device
-from ..training import heartbeat
+from ..tasks.metrics import mean_squared_error
+from ..training import batches, heartbeat
 from ..training.fitness import fitness
-from ..training.trial import CHUNK, Trial, run_trial
+from ..training.trial import CHUNK, Trial, run_trial, train
 from . import data
 from .adapt import plain_kernels
 from .optimisers import Factory, Optimiser, Schedule
@@ -33,6 +35,7 @@ from .watch import Enough, Progress, Watch
 SCHEMA = 1  # of the file of `checkpoint`
 METHOD = "evomal"
 LEARNED, TUNED = "learned loss", "tuned rate"  # in the comparison
+RULES = 0.5  # share of the validation error from which one target is said to choose the loss
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the own learning rate, which a loss is tried at
 TUNING = (0, 0, 9)  # index of the start from which they are tried, which no contest has
 
@@ -167,6 +170,7 @@ class _Run:
         self.state, self.contest = GeneticState(), halving.Contest()
         self.best: Leader | None = None
         self.held = False
+        self.ruled = ""  # a note on the validation part
         self.path = None if self.checkpoint is None else Path(self.checkpoint).expanduser()
         self.origin = origin_of([self.problem], self.config)
         self._read()
@@ -179,6 +183,7 @@ class _Run:
             with heartbeat.listening(self.watch.beat):
                 self.watch.phase("baseline")
                 self.watch.baseline = fitness([self.task], [self.problem], self.config, self.seed)[0]
+                self.ruled = self._ruled()
                 self.watch.phase("search")
                 search([self.problem], self.config, self.seed, METHOD, self.state, self._on_generation)
                 if self.config.selection == "halving":
@@ -200,6 +205,25 @@ class _Run:
         finally:
             self.watch.end()
         return self._told(leaders, rows, stopped)
+
+    def _ruled(self) -> str:
+        """A note where one validation target makes most of the task loss's mean squared error; empty if none does."""
+        task, steps = self.problem.task, self.config.fitness_steps
+        if task.metric is not mean_squared_error:
+            return ""
+        (model,) = train([self.task], self.problem, self.config, self.seed, Trial("fitness", steps, (0,), parts=()))
+        if model is None:
+            return ""
+        rows = batches.in_order(task, "validation", task.evaluation_batch)
+        with torch.no_grad(), seeded(self.seed if self.problem.draws else None, task.device):
+            errors = torch.cat([(model(x) - y).square().flatten() for x, y in rows])
+        share = float(errors.max() / errors.sum())
+        return (
+            f"one of {len(errors)} validation targets makes {share:.0%} of the mean squared error after {steps} steps under "
+            "the task loss, and so chooses the loss: a `metric` such as the mean absolute error hears the others, too"
+            if share > RULES
+            else ""
+        )
 
     def _beats(self) -> int:
         """How many beats there are to be, about."""
@@ -268,7 +292,7 @@ class _Run:
         return [outcome.errors for outcome in outcomes]
 
     def _told(self, leaders: list[Leader], rows: list[Row], stopped: str) -> Found:
-        own, notes = self.own, list(self.own.notes)
+        own, notes = self.own, [*self.own.notes, *filter(None, [self.ruled])]
         if stopped:
             notes.append(f"stopped: {stopped}, after {self.state.generation} of {self.config.generations} generations")
         if self.config.selection == "halving" and not self.held:
