@@ -321,7 +321,7 @@ def robust(records: report.Records) -> Answer:
         "task loss takes part ([halving.py](../evomal_core/remedies/halving.py)). On MNIST "
         f"{int(numpy.isinf(held['error']).sum())} of its {len(held)} trainings diverged, and its error minus that of "
         f"cross-entropy is {difference(robust)} losses.",
-        "Minus that of cross-entropy with its rate and its stopping step chosen by validation (`early`) it is "
+        "The robust losses' error minus that of cross-entropy with rate and stopping step chosen by validation (`early`) is "
         f"{difference(early)} losses: {WORDS[early.finding]}.",
         *filter(None, [conventions.small_budgets(every)]),
     )
