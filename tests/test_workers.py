@@ -144,7 +144,7 @@ def test_control_c_ends_a_grid_at_once_and_the_next_goes_on(tmp_path):
     assert not [path for path in Path("/proc").glob("[0-9]*/stat") if computing(path, process.pid)]
     kept = list((tmp_path / "runs").rglob("checkpoint.json"))
     assert kept
-    with subprocess.Popen(command, env=given, start_new_session=True, **pipes) as process:
+    with subprocess.Popen(command, env=given, start_new_session=True, preexec_fn=heard, **pipes) as process:
         lines = [process.stdout.readline() for _ in range(2)]
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
