@@ -39,7 +39,7 @@ def held(cell: ec.Cell, args) -> dict:
         expected, spent = sum(guesses) / 2, run.seconds.get(phase, 0.0)
         row |= {f"{phase} expected": common.median([expected]), f"{phase} spent": common.median([spent])}
         if spent >= SHORTEST and (phase == "search" or run.status == "complete"):
-            row |= {f"{phase} ratio": common.median([expected / spent])}
+            row[f"{phase} ratio"] = common.median([expected / spent])
     return row
 
 
@@ -63,7 +63,7 @@ def main(arguments=None) -> None:
         "benchmark": "estimates",
         "unit": "s",
         "rows": rows,
-        "within a factor of 1.5": f"{within} of {len(found)}",
+        f"within a factor of {FACTOR}": f"{within} of {len(found)}",
     }
     if found:
         middle = math.exp(sum(map(math.log, found)) / len(found))

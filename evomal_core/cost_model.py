@@ -3,8 +3,8 @@
 A cell's work is counted in four kinds of steps, whose numbers its method's row tells (`Method.work`): meta-gradients, steps
 of the rejection protocol, steps of base training, and instances on which trained models are measured. Each kind is timed
 here, on the cell's own base model, batch size and data; random images of the data set's shape stand in where the data
-cannot be had. How many candidates reach which filter differs from search to search, so most estimates are good to a factor of
-1.5, and none is much better (`benchmarks.estimates` holds them against runs).
+cannot be had. How many candidates reach which filter differs from search to search, so most estimates, not all, are good to a
+factor of 1.5 (`benchmarks.estimates` holds them against runs).
 """
 
 import time

@@ -214,7 +214,7 @@ class _Run:
         (model,) = train([self.task], self.problem, self.config, self.seed, Trial("fitness", steps, (0,), parts=()))
         if model is None:
             return ""
-        rows = batches.in_order(task, "validation", task.evaluation_batch)
+        rows = batches.in_order(task, "validation", task.evaluation_batch, self.config.evaluation_instances)
         with torch.no_grad(), seeded(self.seed if self.problem.draws else None, task.device):
             errors = torch.cat([(model(x) - y).square().flatten() for x, y in rows])
         share = float(errors.max() / errors.sum())

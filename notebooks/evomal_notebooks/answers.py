@@ -20,7 +20,6 @@ from .searches import SAID
 
 TEXT, FROM_SEARCH, CODE = "split as in the text", "as in the text, from the search's weights", "split as in the code"
 WORDS = {"smaller": "less error", "larger": "more error", "open": "no difference is shown"}
-NAMES = {"diabetes": "Diabetes", "boston": "Boston", "california": "California", "mnist": "MNIST"}
 
 
 def errors(records: report.Records, source: str = "reference", **wanted) -> list[float]:
@@ -134,7 +133,7 @@ def table3(records: report.Records) -> Answer:
 
     methods = ("baseline", "tuned", "ml3", "taylorglo", "gp-lfl", "evomal")
     panels = {
-        NAMES[dataset]: [
+        report.DATASET[dataset]: [
             Row(
                 method,
                 {kind: of(kind, dataset, method) for kind in kinds},
@@ -216,8 +215,9 @@ def table5(records: report.Records) -> Answer:
         }
         if any(times.values()):
             there = paper[dataset, model, "evomal"] / paper[dataset, model, "gp-lfl"]
-            panels[f"{NAMES[dataset]}, {model}"] = Row(f"{NAMES[dataset]}, {model}", times, (there, math.nan))
-            ratios[f"{NAMES[dataset]} ({model})"] = (times["full budget"], there)
+            where = f"{report.DATASET[dataset]}, {model}"
+            panels[where] = Row(where, times, (there, math.nan))
+            ratios[f"{report.DATASET[dataset]} ({model})"] = (times["full budget"], there)
     full = {name: (float(numpy.median(mine)), there) for name, (mine, there) in ratios.items() if mine}
     said = _and([f"{mine:.1f} times on {name} (published: {there:.1f})" for name, (mine, there) in full.items()])
     sentence = f"At the full budget a search of EvoMAL takes longer than one of GP-LFL: {said}; medians over seeds."
@@ -225,7 +225,7 @@ def table5(records: report.Records) -> Answer:
     wide = costs.seconds_or_hours(costs.timed(conventions.searches(records), paper), paper)
     both = wide["evomal"].dropna()
     hours = [
-        f"{r.recorded:.2f} hours on {NAMES[key[0]]} (published: {r.published:.2f})"
+        f"{r.recorded:.2f} hours on {report.DATASET[key[0]]} (published: {r.published:.2f})"
         for key, r in zip(both.index, both.itertuples(), strict=True)
     ]
     meaning = (
@@ -381,4 +381,4 @@ def table6(records: report.Records) -> Answer:
 
 def run_title(run) -> str:
     """Task of a run, for a panel."""
-    return f"{NAMES.get(run.cell.dataset, run.cell.dataset)}, {run.cell.model}"
+    return f"{report.DATASET.get(run.cell.dataset, run.cell.dataset)}, {run.cell.model}"

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from evomal_core.config import Config, Protocol
 from evomal_core.experiments import store
 from evomal_core.experiments.cell import Cell
+from evomal_core.registry import DATASETS
 
 from . import plots, report
 from .comparisons import interval, paired, place
@@ -30,13 +31,14 @@ CONVENTIONS = {
     ("fresh", "halving", "validation"): "fresh, robust, step by validation",
 }
 SEARCHS, FRESH, STOPPED, ROBUST, BOTH = CONVENTIONS.values()
-LABELS = dict(
-    zip(
-        CONVENTIONS.values(),
-        ("search's\nweights", "fresh\nweights", "best\nstep", "fresh,\nrobust", "robust,\nbest step"),
-        strict=True,
-    )
-)
+LABELS = {  # below the columns of a figure
+    SEARCHS: "search's\nweights",
+    FRESH: "fresh\nweights",
+    STOPPED: "best\nstep",
+    ROBUST: "fresh,\nrobust",
+    BOTH: "robust,\nbest step",
+}
+PUBLISHED = -1.2  # where the published mean stands, left of the columns
 # Convention -> that of the other method beside it, where this is not fresh weights: equals are compared
 BESIDE = {SEARCHS: SEARCHS, STOPPED: STOPPED, BOTH: STOPPED}
 ROW = ["source", "dataset", "model", "protocol", "budget", "method"]
@@ -294,15 +296,15 @@ def figure(found: pandas.DataFrame, tasks: Iterable[tuple[str, str, str]], metho
             if outside := len(errors) - len(inside):
                 axis.plot([x], [top], "^", ms=8, color=plots.PALETTE[3], clip_on=False)
                 axis.text(x + 0.14, top, f"{outside}", va="center", color=plots.PALETTE[3], fontsize="small")
-        if (mean := _published(dataset, model, method)) is not None and report.alike(dataset, "paper", budget):
-            axis.plot([-1.2], [mean], "D", ms=7, mfc="white", mec="0.15", mew=1.6)
+        comparable = report.alike(dataset, "paper", budget)
+        if comparable and (mean := _published(dataset, model, method)) is not None:
+            axis.plot([PUBLISHED], [mean], "D", ms=7, mfc="white", mec="0.15", mew=1.6)
         axis.set_title(f"{dataset}, {model}, {report.BUDGET.get(budget, budget)} budget", pad=14)
         if lost := len(every) - len(base):
             said = f"task loss: {lost} of {len(every)} failed"
             axis.text(0.98, 0.98, said, transform=axis.transAxes, ha="right", va="top", fontsize="small", color="0.35")
-        comparable = report.alike(dataset, "paper", budget)
-        axis.set(xlim=(-1.8 if comparable else -0.5, max(len(parts), 1) - 0.5), ylim=(None, top))
-        names = {-1.2: "published"} if comparable else {}
+        axis.set(xlim=(PUBLISHED - 0.6 if comparable else -0.5, max(len(parts), 1) - 0.5), ylim=(None, top))
+        names = {PUBLISHED: "published"} if comparable else {}
         names |= {x: LABELS[name] for x, name in enumerate(parts)}
         axis.set_xticks(list(names), list(names.values()), fontsize="small")
         axis.grid(False, axis="x")
@@ -348,17 +350,18 @@ def small_budgets(found: pandas.DataFrame) -> str:
     for dataset, model, budget in panels(found):
         mine = (found["dataset"] == dataset) & (found["model"] == model) & (found["budget"] == budget)
         at = table(found[mine]).set_index(["method", "convention"])
+        task_loss = "cross-entropy" if DATASETS[dataset].classification else "squared error"
 
         def mean(method: str, convention: str, at=at) -> str:
             row = at.loc[(method, convention)]
             failed = f", {int(row.failed)} failed" if row.failed else ""
             return f"{report.number(row['mean'], '', 'none')} ({int(row.trainings)} trainings{failed})"
 
+        where = f"{report.DATASET.get(dataset, dataset)} at the {report.BUDGET.get(budget, budget)} budget"
         lines.append(
-            f"On {dataset.capitalize()} at the {report.BUDGET.get(budget, budget)} budget the losses of best fitness have "
-            f"{mean('evomal', FRESH)} from fresh weights, the winners of contests "
-            f"{mean('evomal', ROBUST)}, and squared error has {mean('baseline', FRESH)}, at a tuned "
-            f"rate {mean('tuned', FRESH)}; n = {at.loc[('evomal', ROBUST), 'losses']}."
+            f"On {where} the losses of best fitness have {mean('evomal', FRESH)} from fresh weights, the winners of contests "
+            f"{mean('evomal', ROBUST)}, and {task_loss} has {mean('baseline', FRESH)}, at a tuned rate "
+            f"{mean('tuned', FRESH)}; n = {at.loc[('evomal', ROBUST), 'losses']}."
         )
     return " ".join(lines)
 

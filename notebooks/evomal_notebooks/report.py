@@ -37,8 +37,10 @@ NOTE = (
     "protocol and budget, "
     "and the means within its standard deviation."
 )
-BUDGET = {"paper": "full"}  # what the budgets and protocols are called where people read them
+# What budgets, protocols and data sets are called where people read them
+BUDGET = {"paper": "full"}
 PROTOCOL = {"paper": "as in the text", "released": "as in the code"}
+DATASET = {"diabetes": "Diabetes", "boston": "Boston", "california": "California", "mnist": "MNIST"}
 
 
 @dataclass(frozen=True)
