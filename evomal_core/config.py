@@ -73,8 +73,9 @@ SWITCHES: dict[str, Switch] = {
     # gradients are equal when their norms are to two digits, or when all lie within 1 % of one another
     "equivalence": Switch("rounded", "rounded", "equivalence", more=("within",)),
     # What neither source has, for losses that hold from fresh initial weights:
-    # the loss of best fitness, or the one that wins a contest over fresh starts (`remedies.halving`)
-    "selection": Switch("fitness", "fitness", "selection", more=("halving",)),
+    # the loss of best fitness, or the one that wins a contest over fresh starts (`remedies.halving`), whose parts are
+    # those of the search, or redrawn for each start
+    "selection": Switch("fitness", "fitness", "selection", more=("halving", "resplit")),
     # a test's error after its last step, or after the step of best validation error
     "test_stop": Switch("end", "end", "test_stop", more=("validation",)),
     # fitness over `fitness_starts` starts: their mean, or the worst

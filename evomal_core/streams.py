@@ -34,6 +34,7 @@ PURPOSES = (
     "selection-init",  # (task, start[, round]): initial base weights of a training that chooses among losses, or steps
     "selection-batch",  # (task, start[, round], step)
     "selection-layers",  # (task, start[, round], step): Dropout draws
+    "selection-split",  # (start, round): training and validation part of a contest's trainings
 )
 
 

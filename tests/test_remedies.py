@@ -248,6 +248,37 @@ def test_a_contest_goes_on_behind_its_last_round():
         assert seen == list(range(done + 1, 4))
 
 
+def test_parts_dealt_out_anew_hold_the_same_instances():
+    task = regression().task
+    first, again, other = (halving.resplit(task, 0, start, 2) for start in (0, 0, 1))
+    rows = lambda *parts: {tuple(row) for x, y in parts for row in torch.cat([x, y], 1).tolist()}  # noqa: E731
+    assert rows(first.train, first.validation) == rows(task.train, task.validation) and len(rows(first.train)) == 120
+    assert not rows(first.train) & rows(first.validation) and rows(first.validation) == rows(again.validation)
+    assert rows(first.validation) != rows(task.validation) and rows(first.validation) != rows(other.validation)
+    assert first.test is task.test
+
+
+def test_a_contest_with_parts_dealt_out_anew_judges_all_by_the_same_and_leaves_the_problem_as_it_is(monkeypatch):
+    problem, some = regression(), leaders("abs(sub(y, f))", "square(sub(y, f))", "square(sub(y, f))")
+    task, seen = problem.task, []
+    run = halving.run_trial
+    monkeypatch.setattr(halving, "run_trial", lambda losses, p, *rest: seen.append(p.task) or run(losses, p, *rest))
+    contest = halving.Contest()
+    halving.hold(contest, some, problem, dataclasses.replace(CONTEST, selection="resplit"), 0)
+    assert problem.task is task and task not in seen
+    assert len({id(part) for part in seen}) == 3 + 2 + 2, "one for each start of a round, whatever the learning rates"
+    assert contest.results[0]["leader 1"] == contest.results[0]["leader 2"]
+    plain = halving.Contest()
+    halving.hold(plain, some, problem, CONTEST, 0)
+    assert plain.rates == contest.rates and plain.results[0] != contest.results[0]
+
+
+def test_a_model_of_ones_own_keeps_its_validation_data():
+    x, y = torch.randn(40, 3), torch.randn(40, 1)
+    with pytest.raises(ValueError, match="must be halving or fitness, got resplit"):
+        ec.search_loss(torch.nn.Linear(3, 1), (x, y), (x, y), "regression", protocol="paper+selection=resplit")
+
+
 @pytest.fixture(scope="module")
 def held(tmp_path_factory):
     folder = tmp_path_factory.mktemp("held")
@@ -264,6 +295,17 @@ def test_a_contest_needs_no_new_search_and_is_held_once(held, monkeypatch):
     assert again.data["selection"] == run.data["selection"] and again.data["loss"] == run.data["loss"]
     runs, damaged = store.read_runs(folder)
     assert len(runs) == 2 and not damaged
+
+
+def test_contests_of_both_kinds_stand_side_by_side(held):
+    folder, run = held
+    cell = dataclasses.replace(SMOKE, protocol="paper+selection=resplit")
+    other = ec.run_cell(cell, results_dir=folder, **HERE)
+    assert (other.path, other.status) == (run.path, "complete") and other.data["selection"]
+    names = [file.name for file in sorted((run.path / "contests").glob("*.json"))]
+    assert names == ["halving+test_steps=40.json", "resplit+test_steps=40.json"]
+    (hours,) = ec.estimate([cell])
+    assert hours.test > 0 and not store.read_runs(folder)[1]
 
 
 def changed_contests(data: dict) -> dict[str, dict]:

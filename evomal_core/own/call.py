@@ -145,6 +145,8 @@ def _config(budget, protocol, initial_losses, operators, train, optimiser: Optim
     settings = {"batch_size": size} if isinstance(size, int) else {}
     settings |= {"base_learning_rate": optimiser.rate} if optimiser else {}
     config = Config.of(budget, protocol, settings)
+    what = "selection for a model of one's own"  # whose validation data may come from elsewhere
+    check(config.selection != "resplit", what, "halving or fitness", config.selection)
     return replace(config, initial_losses=initial_losses, operators=tuple(operators or ()))
 
 

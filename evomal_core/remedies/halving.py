@@ -4,21 +4,28 @@ The loss of best fitness was judged from one start, whose batches and initial we
 are trained from starts that no search has seen, by successive halving: many for few steps, few in full. The task loss, at its
 own learning rate and at the one of best fitness, is in the last round, so that a loss that wins is better than both by
 validation. Only validation errors count, and a training that diverged is the worst.
+
+The search has chosen among hundreds of losses by the same validation part, which a small part does not survive: with
+`selection=resplit` each start has training and validation part redrawn from both, the same for all contestants.
 """
 
+import copy
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import nn
 
+from .. import streams
 from ..checks import MAYBE, NUMBER, check, check_fields
 from ..config import Config
 from ..losses.handcrafted import CrossEntropy, SquaredError, task_loss
 from ..search import tuned
 from ..search.state import Leader
+from ..tasks import Task
 from ..training.trial import Trial, run_trial
 
 TASK_LOSS, TUNED = "task loss", "task loss, tuned"
@@ -154,12 +161,26 @@ def _measured(here: list[Contestant], problem, config: Config, seed: int, number
     """Validation errors of contestants in a round: all of one learning rate side by side, all from the same starts."""
     errors: dict[str, list[float]] = {contestant.name: [] for contestant in here}
     for start in range(each.starts):
+        there = copy.copy(problem)
+        if config.selection == "resplit":
+            there.task = resplit(problem.task, seed, start, number)
         for rate in dict.fromkeys(contestant.learning_rate for contestant in here):
             some = [contestant for contestant in here if contestant.learning_rate == rate]
             some = [c for c in some if not errors[c.name] or math.isfinite(errors[c.name][-1])]
             milestones = config.test_milestones if each.steps == config.test_steps else ()
             trial = Trial("selection", each.steps, (0, start, number), rate, milestones)
-            outcomes = run_trial([c.loss for c in some], problem, config, seed, trial)
+            outcomes = run_trial([c.loss for c in some], there, config, seed, trial)
             for contestant, (outcome,) in zip(some, outcomes, strict=True):
                 errors[contestant.name].append(outcome.errors["validation"])
     return errors
+
+
+def resplit(task: Task, seed: int, *index: int) -> Task:
+    """The task with training and validation part of the same sizes, dealt out anew from the instances of both.
+
+    The test part stays. A task loss or metric that belongs to instances of the validation part is not known here.
+    """
+    x, y = (torch.cat(pair) for pair in zip(task.train, task.validation, strict=True))
+    order = torch.randperm(len(y), generator=streams.torch_generator(seed, "selection-split", *index)).to(y.device)
+    train, validation = ((x[rows], y[rows]) for rows in order.split([len(task.train[1]), len(task.validation[1])]))
+    return replace(task, train=train, validation=validation)
