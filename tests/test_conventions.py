@@ -160,3 +160,14 @@ def test_contests_are_counted_with_their_cost(folders):  # noqa: F811
     (row,) = conventions.contests(folders[0], folders[1]).to_dict("records")
     assert (row["n"], row["search s"], row["selection s"], row["share"]) == (3, 40, 10, 0.25)
     assert (row["best leader"], row["another leader"], row["task loss"], row["task loss, tuned"]) == (1, 1, 0, 1)
+
+
+def test_what_contests_changed_is_said_of_the_searches_that_have_one(written):
+    found = conventions.trainings(written[0], written[1])
+    text = conventions.held_contests(found)
+    assert text == (
+        "On Diabetes at the quick budget the losses of best fitness have 0.8000 (3 trainings, 1 failed) from fresh weights, "
+        "the winners of contests 0.5000 (1 training), and squared error has 0.6125 (4 trainings), at a tuned rate no record; "
+        "n = 1."
+    )
+    assert conventions.held_contests(found, beside=("diabetes",)) == ""

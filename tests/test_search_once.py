@@ -157,7 +157,10 @@ def as_tested(raw: dict) -> ec.Cell:
 
 def test_every_committed_record_keeps_its_numbers():
     found = {}
-    for folder in (REFERENCE, *(REFERENCE / name for name in ("protocol", "rates", "robust", "smoke"))):
+    for folder in (
+        REFERENCE,
+        *(REFERENCE / name for name in ("protocol", "rates", "robust", "smoke", "remedies", "meta_steps")),
+    ):
         runs, damaged = store.read_runs(folder)
         assert not damaged
         found |= {(run.path, run.cell): run for run in runs}

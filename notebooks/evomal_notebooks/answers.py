@@ -308,7 +308,8 @@ def robust(records: report.Records) -> Answer:
         f"On MNIST EvoMAL's error minus cross-entropy's is {report.number(fresh.difference, '+')} "
         f"{comparisons.interval(fresh)} "
         f"from fresh weights, too ({fresh.n} losses); on Diabetes it is {report.number(search.difference, '+')} "
-        f"{comparisons.interval(search)} from the search's weights, and {int(worse.sum())} of {len(worse)} losses are worse "
+        f"{comparisons.interval(search)} from the search's weights, and {int(worse.sum())} of {len(worse)} losses "
+        f"{'is' if worse.sum() == 1 else 'are'} worse "
         "than squared error from fresh ones."
     )
     meaning = (
@@ -323,7 +324,7 @@ def robust(records: report.Records) -> Answer:
         f"cross-entropy is {difference(robust)} losses.",
         "The robust losses' error minus that of cross-entropy with rate and stopping step chosen by validation (`early`) is "
         f"{difference(early)} losses: {WORDS[early.finding]}.",
-        *filter(None, [conventions.small_budgets(every)]),
+        *filter(None, [conventions.held_contests(every)]),
     )
     alt = f"Test error of trainings under EvoMAL's losses by where they begin, a dot a training. {sentence}"
     return Answer(sentence, conventions.figure(every, conventions.panels(every)), alt, meaning)

@@ -343,26 +343,30 @@ def verdicts(
     return lines or ["No loss was tested beside another method from an equal start yet."]
 
 
-def small_budgets(found: pandas.DataFrame) -> str:
-    """What contests changed at budgets below the full one, a sentence for each row."""
-    found = found[found["budget"] != "paper"]
-    lines = []
-    for dataset, model, budget in panels(found):
-        mine = (found["dataset"] == dataset) & (found["model"] == model) & (found["budget"] == budget)
-        at = table(found[mine]).set_index(["method", "convention"])
-        task_loss = "cross-entropy" if DATASETS[dataset].classification else "squared error"
+def held_contests(found: pandas.DataFrame, beside: Iterable[str] = ("mnist",)) -> str:
+    """What contests changed, a sentence for each row but those of the data sets `beside`; of searches that have one."""
+    where, lines = ["dataset", "model", "budget"], []
+    found = found[(found["protocol"] == "paper") & ~found["dataset"].isin(list(beside))]
+    held = found[(found["method"] == "evomal") & (found["convention"] == ROBUST) & numpy.isfinite(found["error"])]
+    for task in panels(found):
+        seeds = held[(held[where] == task).all(axis=1)]["loss_seed"].unique()
+        row = found[(found[where] == task).all(axis=1)]
+        at = table(row[(row["method"] != "evomal") | row["loss_seed"].isin(seeds)]).set_index(["method", "convention"])
 
         def mean(method: str, convention: str, at=at) -> str:
+            if (method, convention) not in at.index:
+                return "no record"
             row = at.loc[(method, convention)]
-            failed = f", {int(row.failed)} failed" if row.failed else ""
-            return f"{report.number(row['mean'], '', 'none')} ({int(row.trainings)} trainings{failed})"
+            failed = f", {row.failed} failed" if row.failed else ""
+            count = f"{row.trainings} training" + ("" if row.trainings == 1 else "s")
+            return f"{report.number(row['mean'], '', 'none')} ({count}{failed})"
 
-        where = f"{report.DATASET.get(dataset, dataset)} at the {report.BUDGET.get(budget, budget)} budget"
-        lines.append(
-            f"On {where} the losses of best fitness have {mean('evomal', FRESH)} from fresh weights, the winners of contests "
-            f"{mean('evomal', ROBUST)}, and {task_loss} has {mean('baseline', FRESH)}, at a tuned rate "
-            f"{mean('tuned', FRESH)}; n = {at.loc[('evomal', ROBUST), 'losses']}."
-        )
+        name = f"{report.DATASET.get(task[0], task[0])} at the {report.BUDGET.get(task[2], task[2])} budget"
+        lines += [
+            f"On {name} the losses of best fitness have {mean('evomal', FRESH)} from fresh weights, the winners of contests "
+            f"{mean('evomal', ROBUST)}, and {'cross-entropy' if DATASETS[task[0]].classification else 'squared error'} has "
+            f"{mean('baseline', FRESH)}, at a tuned rate {mean('tuned', FRESH)}; n = {len(seeds)}."
+        ] * bool(len(seeds))
     return " ".join(lines)
 
 

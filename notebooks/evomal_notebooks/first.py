@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from evomal_core.checks import check_choice
 from evomal_core.experiments.store import Run
 
-from . import answers, answers_figures, layout, report
+from . import answers, answers_figures, layout, remedies, report
 from .parameters import Parameters
 
 ANSWERS = {
@@ -17,6 +17,7 @@ ANSWERS = {
     "table6": answers.table6,
     "protocol": answers.protocol,
     "robust": answers.robust,
+    "remedies": remedies.answer,
     "fig4": answers_figures.fig4,
     "fig5": answers_figures.fig5,
     "fig6": answers_figures.fig6,

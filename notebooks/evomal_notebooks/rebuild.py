@@ -35,7 +35,8 @@ ORDER = {
     "fig8": ("table2", "robust"),
     "appendix_a": ("fig6", "table6"),
     "protocol": ("table3", "robust"),
-    "robust": ("initialisation", "table2"),
+    "robust": ("initialisation", "remedies"),
+    "remedies": ("robust", "initialisation"),
     "initialisation": ("robust", "fig4"),
 }
 
