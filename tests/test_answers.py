@@ -73,7 +73,10 @@ def test_own_runs_stand_beside_reference_records_of_the_same_seed(folders):  # n
     write(folders[0], "evomal", 3, test=0.82)
     write(folders[0], "evomal", 4, status="diverged")
     write(folders[1], "evomal", 3, test=0.59)
-    text = layout.same_seed(report.collect(folders[0], reference_dir=folders[1]))
+    records = report.collect(folders[0], reference_dir=folders[1])
+    text = layout.same_seed(records, True)
+    assert "The first screen has your own runs now." in text
+    assert "the committed records alone; your own runs stand below." in layout.same_seed(records, False)
     assert "processors round differently" in text
     assert "| diabetes, mlp | evomal | quick | paper | 3 | 0.8200 | 0.5900 |" in text
     assert "| 4 | diverged | – |" in text

@@ -27,6 +27,8 @@ ANSWERS = {
     "initialisation": answers_figures.initialisation_,
 }
 
+DRAWN = ("table2", "table3")  # whose figures have the reader's own runs
+
 
 def show_answer(name: str, p: Parameters | None = None, done: Iterable[Run] = ()) -> None:
     """Show the first screen of a notebook: a sentence, a figure, and what they mean.
@@ -34,7 +36,7 @@ def show_answer(name: str, p: Parameters | None = None, done: Iterable[Run] = ()
     Args:
         name: of the notebook; ValueError for one without an answer.
         p: None for the committed records alone. With the notebook's parameters, the runs that it was asked for, if any, come
-            into the first screen, and stand in a table beside the reference records of the same seeds.
+            into the first screen if its figure has own runs (`DRAWN`), and stand in a table beside the reference records of the same seeds.
         done: what `planning.compute` returned.
     """
     answer = ANSWERS[check_choice("name of an answer", name, ANSWERS)]
@@ -42,4 +44,4 @@ def show_answer(name: str, p: Parameters | None = None, done: Iterable[Run] = ()
         layout.show(answer(report.reference()), name)
     elif done := list(done):
         records = report.reference()
-        layout.show_own(name, answer, report.Records(records.reference, done, []))
+        layout.show_own(name, answer, report.Records(records.reference, done, []), name in DRAWN)

@@ -125,23 +125,30 @@ def of_a_search(result: Result, loss: torch.nn.Module, errors: Mapping[str, floa
     )
 
 
-def show_own(name: str, answer, records: report.Records) -> None:
+def show_own(name: str, answer, records: report.Records, drawn: bool) -> None:
     """Put the reader's own runs into the first screen, and show them beside reference records of the same seed.
 
     Args:
         answer: a function of records that gives an `Answer`.
         records: with the own runs; without any this does nothing.
+        drawn: whether the answer's figure has own runs.
     """
     if records.own:
-        show(answer(records), name, update=True)
-        display(Markdown(same_seed(records)))
+        if drawn:
+            show(answer(records), name, update=True)
+        display(Markdown(same_seed(records, drawn)))
 
 
-def same_seed(records: report.Records) -> str:
-    """The own runs beside the reference records of the same cell, as a table of Markdown with a sentence above."""
+def same_seed(records: report.Records, drawn: bool) -> str:
+    """The own runs beside the reference records of the same cell, as a table of Markdown with a sentence above.
+
+    Args:
+        drawn: whether the first screen has the own runs.
+    """
     there = {run.cell: run for run in records.reference}
     lines = [
-        "The first screen has your own runs now. A run of a seed that has a reference record can end elsewhere: "
+        f"The first screen has {'your own runs now' if drawn else 'the committed records alone; your own runs stand below'}. "
+        "A run of a seed that has a reference record can end elsewhere: "
         "processors round differently, and a search takes another way from the first candidate that is ranked differently. "
         "Both are shown.",
         "",

@@ -200,7 +200,8 @@ def display(measured: pandas.DataFrame) -> pandas.DataFrame:
 def _error(row) -> str:
     if math.isnan(row.mean):
         return f"all {row.failed} failed"
-    many = f"{row.losses} losses, {row.trainings} trainings" if row.losses else f"{row.trainings} trainings"
+    losses = f"{row.losses} loss{'' if row.losses == 1 else 'es'}, " if row.losses else ""
+    many = f"{losses}{row.trainings} training{'' if row.trainings == 1 else 's'}"
     return f"{report.number(row.mean)}{'' if math.isnan(row.std) else f' ± {report.number(row.std)}'} ({many})"
 
 
