@@ -36,7 +36,8 @@ def show_answer(name: str, p: Parameters | None = None, done: Iterable[Run] = ()
     Args:
         name: of the notebook; ValueError for one without an answer.
         p: None for the committed records alone. With the notebook's parameters, the runs that it was asked for, if any, come
-            into the first screen if its figure has own runs (`DRAWN`), and stand in a table beside the reference records of the same seeds.
+            into the first screen if its figure has own runs (`DRAWN`), and stand in a table beside the reference records of
+            the same seeds.
         done: what `planning.compute` returned.
     """
     answer = ANSWERS[check_choice("name of an answer", name, ANSWERS)]
