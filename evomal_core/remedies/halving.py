@@ -176,10 +176,7 @@ def _measured(here: list[Contestant], problem, config: Config, seed: int, number
 
 
 def resplit(task: Task, seed: int, *index: int) -> Task:
-    """The task with training and validation part of the same sizes, dealt out anew from the instances of both.
-
-    The test part stays. A task loss or metric that belongs to instances of the validation part is not known here.
-    """
+    """The task with training and validation part of the same sizes dealt out anew from both; the test part stays."""
     x, y = (torch.cat(pair) for pair in zip(task.train, task.validation, strict=True))
     order = torch.randperm(len(y), generator=streams.torch_generator(seed, "selection-split", *index)).to(y.device)
     train, validation = ((x[rows], y[rows]) for rows in order.split([len(task.train[1]), len(task.validation[1])]))

@@ -350,6 +350,8 @@ def held_contests(found: pandas.DataFrame, beside: Iterable[str] = ("mnist",)) -
     held = found[(found["method"] == "evomal") & (found["convention"] == ROBUST) & numpy.isfinite(found["error"])]
     for task in panels(found):
         seeds = held[(held[where] == task).all(axis=1)]["loss_seed"].unique()
+        if not len(seeds):
+            continue
         row = found[(found[where] == task).all(axis=1)]
         at = table(row[(row["method"] != "evomal") | row["loss_seed"].isin(seeds)]).set_index(["method", "convention"])
 
@@ -362,11 +364,11 @@ def held_contests(found: pandas.DataFrame, beside: Iterable[str] = ("mnist",)) -
             return f"{report.number(row['mean'], '', 'none')} ({count}{failed})"
 
         name = f"{report.DATASET.get(task[0], task[0])} at the {report.BUDGET.get(task[2], task[2])} budget"
-        lines += [
+        lines.append(
             f"On {name} the losses of best fitness have {mean('evomal', FRESH)} from fresh weights, the winners of contests "
             f"{mean('evomal', ROBUST)}, and {'cross-entropy' if DATASETS[task[0]].classification else 'squared error'} has "
             f"{mean('baseline', FRESH)}, at a tuned rate {mean('tuned', FRESH)}; n = {len(seeds)}."
-        ] * bool(len(seeds))
+        )
     return " ".join(lines)
 
 
