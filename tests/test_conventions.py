@@ -8,7 +8,7 @@ from test_report import DIABETES, folders, write  # noqa: F401, a fixture is use
 
 import evomal_core as ec
 from evomal_core.experiments import store
-from evomal_notebooks import conventions, report
+from evomal_notebooks import contests, conventions, report
 
 
 def cell(protocol="paper", seed=0, **more) -> ec.Cell:
@@ -34,6 +34,7 @@ def test_the_convention_of_a_cell():
         "paper",
         "paper+test_stop=validation",
         "robust",
+        "paper+selection=resplit",
         "robust+test_stop=validation",
     ]
     assert [conventions.convention(cell(protocol)) for protocol in protocols] == list(conventions.CONVENTIONS.values())
@@ -151,23 +152,30 @@ def test_cells_of_every_convention():
 
 
 def test_contests_are_counted_with_their_cost(folders):  # noqa: F811
-    for seed, name in enumerate(("leader 0", "leader 4", "task loss, tuned")):
-        path = write(folders[1], "evomal", seed, protocol="robust", seconds={"total": 60.0, "test": 20.0})
+    names = ("leader 0", "leader 4", "task loss, tuned", "leader 2")
+    for seed, name in enumerate(names):
+        protocol = "robust" if seed < 3 else "paper+selection=resplit"
+        path = write(folders[1], "evomal", seed, protocol=protocol, seconds={"total": 60.0, "test": 20.0})
         (test,) = path.parent.glob("tests/*.json")
         data = json.loads(test.read_text())
         data |= {"selection": name, "loss": {"kind": "squared_error"}, "seconds": {"test": 20.0, "selection": 10.0}}
         test.write_text(json.dumps(data))
-    (row,) = conventions.contests(folders[0], folders[1]).to_dict("records")
+    row, redrawn = contests.costs(folders[0], folders[1]).to_dict("records")
+    assert (row["parts"], redrawn["parts"]) == tuple(contests.PARTS.values())
+    assert (redrawn["n"], redrawn["another leader"]) == (1, 1)
     assert (row["n"], row["search s"], row["selection s"], row["share"]) == (3, 40, 10, 0.25)
     assert (row["best leader"], row["another leader"], row["task loss"], row["task loss, tuned"]) == (1, 1, 0, 1)
 
 
 def test_what_contests_changed_is_said_of_the_searches_that_have_one(written):
     found = conventions.trainings(written[0], written[1])
-    text = conventions.held_contests(found)
+    text = contests.changed(found)
     assert text == (
         "On Diabetes at the quick budget the losses of best fitness have 0.8000 (3 trainings, 1 failed) from fresh weights, "
         "the winners of contests 0.5000 (1 training), and squared error has 0.6125 (4 trainings), at a tuned rate no record; "
         "n = 1."
     )
-    assert conventions.held_contests(found, beside=("diabetes",)) == ""
+    assert contests.changed(found, beside=("diabetes",)) == ""
+    write(written[1], "evomal", 0, test=0.45, protocol="paper+selection=resplit")
+    text = contests.changed(conventions.trainings(written[0], written[1]))
+    assert "contests 0.5000 (1 training), with parts redrawn 0.4500 (1 training), and squared error" in text

@@ -13,7 +13,7 @@ import pandas
 import evomal_core as ec
 from evomal_core.registry import METHODS
 
-from . import audit, comparisons, conventions, costs, operators, report, shapes
+from . import audit, comparisons, contests, conventions, costs, operators, report, shapes
 from .forests import Row, forest
 from .layout import Answer
 from .searches import SAID
@@ -324,7 +324,7 @@ def robust(records: report.Records) -> Answer:
         f"cross-entropy is {difference(robust)} losses.",
         "The robust losses' error minus that of cross-entropy with rate and stopping step chosen by validation (`early`) is "
         f"{difference(early)} losses: {WORDS[early.finding]}.",
-        *filter(None, [conventions.held_contests(every)]),
+        *filter(None, [contests.changed(every)]),
     )
     alt = f"Test error of trainings under EvoMAL's losses by where they begin, a dot a training. {sentence}"
     return Answer(sentence, conventions.figure(every, conventions.panels(every)), alt, meaning)

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from evomal_core.config import Config, Protocol
 from evomal_core.experiments import store
 from evomal_core.experiments.cell import Cell
-from evomal_core.registry import DATASETS
 
 from . import plots, report
 from .comparisons import interval, paired, place
@@ -28,14 +27,17 @@ CONVENTIONS = {
     ("fresh", "fitness", "end"): "fresh weights",
     ("fresh", "fitness", "validation"): "fresh, step by validation",
     ("fresh", "halving", "end"): "fresh, robust",
+    ("fresh", "resplit", "end"): "fresh, robust, parts redrawn",
     ("fresh", "halving", "validation"): "fresh, robust, step by validation",
 }
-SEARCHS, FRESH, STOPPED, ROBUST, BOTH = CONVENTIONS.values()
+SEARCHS, FRESH, STOPPED, ROBUST, REDRAWN, BOTH = CONVENTIONS.values()
+BY_CONTEST = (ROBUST, REDRAWN, BOTH)
 LABELS = {  # below the columns of a figure
     SEARCHS: "search's\nweights",
     FRESH: "fresh\nweights",
     STOPPED: "best\nstep",
     ROBUST: "fresh,\nrobust",
+    REDRAWN: "parts\nredrawn",
     BOTH: "robust,\nbest step",
 }
 PUBLISHED = -1.2  # where the published mean stands, left of the columns
@@ -137,7 +139,7 @@ def across(records: report.Records, paper: pandas.DataFrame, rows: Iterable, bol
     return table[(table != "–").any(axis=1)].reindex(shown.groupby(where, sort=False).size().index).dropna()
 
 
-def _tests(results_dir, reference_dir) -> Iterator[tuple[str, store.Run]]:
+def tests(results_dir, reference_dir) -> Iterator[tuple[str, store.Run]]:
     """(source of records, run) of all tests; a search in `reference_dir`/robust stands for the same in `reference_dir`."""
     reference = Path(reference_dir or report.REFERENCE)
     known: set[Cell] = set()
@@ -158,7 +160,7 @@ def trainings(results_dir=None, reference_dir=None) -> pandas.DataFrame:
     settings than the budget's, such as another number of steps, have a budget of their own.
     """
     rows = []
-    for source, run in _tests(results_dir, reference_dir):
+    for source, run in tests(results_dir, reference_dir):
         cell, name = run.cell, convention(run.cell)
         if cell.transferred or name is None:
             continue
@@ -249,7 +251,7 @@ def with_contest(found: pandas.DataFrame) -> pandas.DataFrame:
     There a method that holds contests is shown by the searches that have one, so that its columns are of equal losses.
     """
     where, each = ["dataset", "model", "budget"], ["method", "loss_seed"]
-    held = found[found["convention"].isin((ROBUST, BOTH)) & numpy.isfinite(found["error"])]
+    held = found[found["convention"].isin(BY_CONTEST) & numpy.isfinite(found["error"])]
 
     def among(columns: list[str]) -> pandas.Series:
         chosen = pandas.MultiIndex.from_frame(found[columns]).isin(pandas.MultiIndex.from_frame(held[columns]))
@@ -341,60 +343,3 @@ def verdicts(
                     f"{where}, from {name}: {method} − {other} {size}, {row.n} losses, {row.pairs} pairs: {row.finding}"
                 )
     return lines or ["No loss was tested beside another method from an equal start yet."]
-
-
-def held_contests(found: pandas.DataFrame, beside: Iterable[str] = ("mnist",)) -> str:
-    """What contests changed, a sentence for each row but those of the data sets `beside`; of searches that have one."""
-    where, lines = ["dataset", "model", "budget"], []
-    found = found[(found["protocol"] == "paper") & ~found["dataset"].isin(list(beside))]
-    held = found[(found["method"] == "evomal") & (found["convention"] == ROBUST) & numpy.isfinite(found["error"])]
-    for task in panels(found):
-        seeds = held[(held[where] == task).all(axis=1)]["loss_seed"].unique()
-        if not len(seeds):
-            continue
-        row = found[(found[where] == task).all(axis=1)]
-        at = table(row[(row["method"] != "evomal") | row["loss_seed"].isin(seeds)]).set_index(["method", "convention"])
-
-        def mean(method: str, convention: str, at=at) -> str:
-            if (method, convention) not in at.index:
-                return "no record"
-            row = at.loc[(method, convention)]
-            failed = f", {row.failed} failed" if row.failed else ""
-            count = f"{row.trainings} training" + ("" if row.trainings == 1 else "s")
-            return f"{report.number(row['mean'], '', 'none')} ({count}{failed})"
-
-        name = f"{report.DATASET.get(task[0], task[0])} at the {report.BUDGET.get(task[2], task[2])} budget"
-        lines.append(
-            f"On {name} the losses of best fitness have {mean('evomal', FRESH)} from fresh weights, the winners of contests "
-            f"{mean('evomal', ROBUST)}, and {'cross-entropy' if DATASETS[task[0]].classification else 'squared error'} has "
-            f"{mean('baseline', FRESH)}, at a tuned rate {mean('tuned', FRESH)}; n = {len(seeds)}."
-        )
-    return " ".join(lines)
-
-
-def contests(results_dir=None, reference_dir=None) -> pandas.DataFrame:
-    """What contests cost and whom they chose: a row for each task, budget and method with `selection=halving`.
-
-    Returns:
-        n; seconds of search and of selection, means; share, of selection in search; leader, how often the winner was the
-        leader of best fitness, another leader, the task loss, or the task loss at its tuned rate.
-    """
-    rows: dict[tuple, list[store.Run]] = {}
-    for source, run in _tests(results_dir, reference_dir):
-        if run.data.get("selection") and not run.cell.source and convention(run.cell) == ROBUST:
-            key = (source, run.cell.dataset, run.cell.model, run.cell.budget, run.cell.method)
-            rows.setdefault(key, []).append(run)
-    found = []
-    for key, runs in rows.items():
-        search, selection = (numpy.mean([run.seconds[name] for run in runs]) for name in ("search", "selection"))
-        names = [run.data["selection"] for run in runs]
-        winners = {
-            "best leader": names.count("leader 0"),
-            "another leader": sum(n.startswith("leader ") for n in names),
-        }
-        winners["another leader"] -= winners["best leader"]
-        winners |= {name: names.count(name) for name in ("task loss", "task loss, tuned")}
-        about = dict(zip(("source", "dataset", "model", "budget", "method"), key, strict=True))
-        costs = {"n": len(runs), "search s": search, "selection s": selection, "share": selection / search}
-        found.append(about | costs | winners)
-    return pandas.DataFrame(found)
