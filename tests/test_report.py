@@ -416,9 +416,15 @@ def test_means_runs_above_one_and_findings_in_lines(folders):
     worst = "diabetes, mlp, as in the text, quick, baseline: 1.1000 (seed 1, reference)"
     assert report.above(records) == [worst, "1 of 6 complete runs"]
     (found,) = comparisons.findings(comparisons.compare(records, "evomal"))
-    assert (
-        found == "reference: EvoMAL's error against baseline: smaller on diabetes (quick budget, as in the text, n = 3)"
-    )
+    said = "(quick budget, as in the text, smaller with 3 of 3 seeds)"
+    assert found == f"reference: EvoMAL's error against baseline: smaller on diabetes {said}"
+    write(folders[1], "tuned", 0, test=0.4)
+    write(folders[1], "tuned", 1, test=0.6)
+    records = report.collect(folders[0], reference_dir=folders[1])
+    assert comparisons.counts(records, ("baseline", "tuned")) == [], "tuned has two seeds"
+    write(folders[1], "tuned", 2, test=0.7)
+    records = report.collect(folders[0], reference_dir=folders[1])
+    assert comparisons.counts(records, ("baseline", "tuned")) == ["3 and 2 of 3 on diabetes/mlp (quick)"]
     nothing = comparisons.compare(report.Records([], [], []), "evomal")
     assert comparisons.findings(nothing) == ["No two methods have a seed in common yet."]
 

@@ -104,12 +104,30 @@ def interval(row) -> str:
 
 
 def findings(comparison: pandas.DataFrame) -> list[str]:
-    """What a table of `compare` says of each other method, in one line each."""
-    lines = []
+    """What a table of `compare` says of each other method, in one line each; models are named where there are several."""
+    lines, several = [], comparison["model"].nunique() > 1
     for (source, other), group in comparison.groupby(["source", "other"], sort=False):
-        found = [f"{r.finding} on {r.dataset} ({place(r)}, n = {r.n})" for r in group.itertuples()]
+        found = [
+            f"{r.finding} on {f'{r.dataset}/{r.model}' if several else r.dataset} "
+            f"({place(r)}, smaller with {r.lower} of {r.n} {'seed' if r.n == 1 else 'seeds'})"
+            for r in group.itertuples()
+        ]
         lines.append(f"{source}: EvoMAL's error against {other}: {'; '.join(found)}")
     return lines or ["No two methods have a seed in common yet."]
+
+
+def counts(runs: report.Runs, others: tuple[str, str], least: int = 3, method: str = "evomal") -> list[str]:
+    """With how many seeds a method's error is below that of two others: a text for each row with `least` seeds of both."""
+    found = compare(runs, method, others)
+    texts = []
+    for key, group in found[found["n"] >= least].groupby([*BLOCK, "source"], sort=False):
+        if set(group["other"]) == set(others):
+            row, n = dict(zip([*BLOCK, "source"], key, strict=True)), group["n"].min()
+            many = " and ".join(str(group.set_index("other").loc[other, "lower"]) for other in others)
+            texts.append(
+                f"{many} of {n} on {row['dataset']}/{row['model']} ({report.in_words('budget', row['budget'])})"
+            )
+    return texts
 
 
 def place(row) -> str:
