@@ -171,11 +171,14 @@ def test_what_contests_changed_is_said_of_the_searches_that_have_one(written):
     found = conventions.trainings(written[0], written[1])
     text = contests.changed(found)
     assert text == (
-        "On Diabetes at the quick budget the losses of best fitness have 0.8000 (3 trainings, 1 failed) from fresh weights, "
-        "the winners of contests 0.5000 (1 training), and squared error has 0.6125 (4 trainings), at a tuned rate no record; "
-        "n = 1."
+        "On Diabetes at the quick budget the winners of 1 contest have 0.5000 (1 training) from fresh weights, and the "
+        "losses of best fitness 0.8000 (3 trainings, 1 failed); squared error has 0.6125 (4 trainings), at a tuned rate "
+        "no record."
     )
     assert contests.changed(found, beside=("diabetes",)) == ""
     write(written[1], "evomal", 0, test=0.45, protocol="paper+selection=resplit")
     text = contests.changed(conventions.trainings(written[0], written[1]))
-    assert "contests 0.5000 (1 training), with parts redrawn 0.4500 (1 training), and squared error" in text
+    assert (
+        "; the winners of 1 contest with parts redrawn have 0.4500 (1 training) from fresh weights, and the losses"
+        in text
+    )

@@ -12,6 +12,7 @@ from . import report
 from .conventions import FRESH, REDRAWN, ROBUST, convention, panels, table, tests
 
 PARTS = {ROBUST: "those of the search", REDRAWN: "redrawn for each start"}
+SAID = {ROBUST: "", REDRAWN: " with parts redrawn"}
 
 
 def changed(found: pandas.DataFrame, beside: Iterable[str] = ("mnist",)) -> str:
@@ -22,32 +23,38 @@ def changed(found: pandas.DataFrame, beside: Iterable[str] = ("mnist",)) -> str:
     """
     where, lines = ["dataset", "model", "budget"], []
     found = found[(found["protocol"] == "paper") & ~found["dataset"].isin(list(beside))]
-    held = found[(found["method"] == "evomal") & (found["convention"] == ROBUST) & numpy.isfinite(found["error"])]
     for task in panels(found):
-        seeds = held[(held[where] == task).all(axis=1)]["loss_seed"].unique()
-        if not len(seeds):
-            continue
         row = found[(found[where] == task).all(axis=1)]
-        row = row[(row["method"] != "evomal") | row["loss_seed"].isin(seeds)]
-        at = table(row).set_index(["method", "convention"])
-
-        def mean(method: str, convention: str, at=at) -> str:
-            if (method, convention) not in at.index:
-                return "no record"
-            row = at.loc[(method, convention)]
-            failed = f", {row.failed} failed" if row.failed else ""
-            count = f"{row.trainings} training" + ("" if row.trainings == 1 else "s")
-            return f"{report.number(row['mean'], '', 'none')} ({count}{failed})"
-
-        name = f"{report.DATASET.get(task[0], task[0])} at the {report.BUDGET.get(task[2], task[2])} budget"
-        redrawn = f", with parts redrawn {mean('evomal', REDRAWN)}" if ("evomal", REDRAWN) in at.index else ""
-        lines.append(
-            f"On {name} the losses of best fitness have {mean('evomal', FRESH)} from fresh weights, the winners of contests "
-            f"{mean('evomal', ROBUST)}{redrawn}, and "
-            f"{'cross-entropy' if DATASETS[task[0]].classification else 'squared error'} has "
-            f"{mean('baseline', FRESH)}, at a tuned rate {mean('tuned', FRESH)}; n = {len(seeds)}."
-        )
+        parts = [_beside(row, kind) for kind in PARTS]
+        if any(parts):
+            name = f"{report.DATASET.get(task[0], task[0])} at the {report.BUDGET.get(task[2], task[2])} budget"
+            loss = "cross-entropy" if DATASETS[task[0]].classification else "squared error"
+            of_task = f"{loss} has {_mean(row, 'baseline', FRESH)}, at a tuned rate {_mean(row, 'tuned', FRESH)}"
+            lines.append(f"On {name} {'; '.join([*filter(None, parts), of_task])}.")
     return " ".join(lines)
+
+
+def _beside(row: pandas.DataFrame, kind: str) -> str:
+    """The winners of a kind of contest beside the losses of best fitness of the same searches; empty without one."""
+    mine = row[row["method"] == "evomal"]
+    seeds = mine[(mine["convention"] == kind) & numpy.isfinite(mine["error"])]["loss_seed"].unique()
+    mine = mine[mine["loss_seed"].isin(seeds)]
+    if not len(seeds):
+        return ""
+    return (
+        f"the winners of {len(seeds)} contest{'' if len(seeds) == 1 else 's'}{SAID[kind]} have {_mean(mine, 'evomal', kind)} "
+        f"from fresh weights, and the losses of best fitness {_mean(mine, 'evomal', FRESH)}"
+    )
+
+
+def _mean(row: pandas.DataFrame, method: str, convention: str) -> str:
+    at = table(row).set_index(["method", "convention"])
+    if (method, convention) not in at.index:
+        return "no record"
+    one = at.loc[(method, convention)]
+    failed = f", {one.failed} failed" if one.failed else ""
+    count = f"{one.trainings} training" + ("" if one.trainings == 1 else "s")
+    return f"{report.number(one['mean'], '', 'none')} ({count}{failed})"
 
 
 def costs(results_dir=None, reference_dir=None) -> pandas.DataFrame:
